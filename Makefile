@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh Debian 12 machine: `make demo` and `make test`.
+# LANG_XACBE=en for English; KEEP=1 leaves the demonstration's network running.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell test -x /usr/bin/python3.11 && echo /usr/bin/python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+LANG_XACBE ?= es
+DEBIAN := python3-venv python3-dev gcc pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools tpm2-tools \
+          mosquitto mosquitto-clients openssl curl procps
+DEBIAN_BENCH := nginx-light wrk
+
+.PHONY: demo test setup lint bench nightly clean debian report
+
+demo: setup
+	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
+
+test: setup
+	@$(BIN)/python -m pytest $(T)
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: tests/requirements.lock pyproject.toml | debian
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Installs what is missing and nothing else; dpkg-query is asked first, so a ready machine is left alone.
+debian:
+	@missing="$$(for p in $(DEBIAN); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)"; \
+	if [ -n "$$missing" ]; then echo "apt-get install" $$missing; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: setup
+	@missing="$$(for p in $(DEBIAN_BENCH); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)"; \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+# Long runs: deep fuzzing, many seeds, many kills.
+nightly: setup
+	@XACBE_DEPTH=deep $(BIN)/python -m pytest $(T)
+
+clean:
+	rm -rf build $(VENV) *.egg-info

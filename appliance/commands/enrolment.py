@@ -1,0 +1,94 @@
+"""`xacbe enrolment request|install`: the box's keys are made and asked for, then certified and trusted.
+
+`request` makes every missing key in the token and writes one file of certificate requests for CEIQROO's bench; `install` takes the answer:
+certificates into the signer, the anchor to the trust agent, issuers and the broker's CA to the supervisor. Rule IV.3.II-IV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from appliance import settings
+from appliance.hsm import wire as hsm
+from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.settings import BoxSettings, RelaySettings
+from appliance.supervision.wire import ChangeEnrolment
+from appliance.texts import text
+from appliance.topology import CONSOLE
+from appliance.trust.wire import AnchorInstall
+
+HELP = "enrolment.help"
+WAIT_S_MAX = 60.0
+"""A slow token makes a key in seconds; the whole set stays below this."""
+_COMMON_NAME, _SERIAL_NUMBER, _COUNTRY = "2.5.4.3", "2.5.4.5", "2.5.4.6"
+_ORGANISATION, _BUSINESS_CATEGORY = "2.5.4.10", "2.5.4.15"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    request = verbs.add_parser("request", help=text("enrolment.request"))
+    request.add_argument("--out", type=Path, required=True, help=text("enrolment.out"))
+    request.add_argument("--algorithm", default="EC-P256", choices=("EC-P256", "EC-P384", "RSA-2048", "RSA-3072"))
+    install = verbs.add_parser("install", help=text("enrolment.install"))
+    install.add_argument("file", type=Path, help=text("enrolment.file"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return _request(arguments) if arguments.verb == "request" else _install(arguments)
+
+
+def _request(arguments: argparse.Namespace) -> int:
+    box = settings.load(arguments.state, BoxSettings)
+    address = settings.load(arguments.state, RelaySettings).client_https.rpartition(":")[0]
+    signer = BlockingClient(channel_path(arguments.state, "signer", CONSOLE), WAIT_S_MAX)
+    present = {key.label for key in signer.call("list_keys", None, list[hsm.KeyRecord])}
+    requests = {}
+    for label, subject, names in _wanted(box, address):
+        if label not in present:
+            signer.call("generate_key", hsm.KeyRequest(label, arguments.algorithm))
+        made = signer.call("request_certificate", hsm.CertificateRequest(label, subject, names), bytes)
+        requests[label] = base64.b64encode(made).decode()
+        print(text("enrolment.key_ready", label=label), file=sys.stderr)
+    server = f"{box.instance}/{box.member_class}/{box.member_code}/{box.server_code}"
+    arguments.out.write_text(json.dumps({"server": server, "requests": requests}, indent=1) + "\n")
+    return 0
+
+
+def _wanted(box: BoxSettings, address: str) -> list[tuple[str, list[tuple[str, str]], list[str]]]:
+    """Label, subject and names of each key of the box: the member's seal key (X-Road's Basic profile) and the box's own keys."""
+    member = [
+        (_COUNTRY, "MX"),
+        (_ORGANISATION, box.member_code),
+        (_BUSINESS_CATEGORY, box.member_class),
+        (_SERIAL_NUMBER, box.member_code),
+        (_COMMON_NAME, box.member_code),
+    ]
+    own = [(_COUNTRY, "MX"), (_ORGANISATION, box.member_code), (_SERIAL_NUMBER, box.member_code), (_COMMON_NAME, box.server_code)]
+    node = [(_COMMON_NAME, f"{box.member_class}:{box.member_code}:{box.server_code}")]
+    names = [f"IP:{address}"] if address != "0.0.0.0" else []  # noqa: S104  compared, not bound
+    return [
+        (f"seal/{box.member_class}/{box.member_code}", member, []),
+        ("tls-peer", own, names),
+        ("tls-internal", own, names),
+        ("tls-report", node, []),
+        ("log", own, []),
+    ]
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    answer: dict[str, Any] = json.loads(arguments.file.read_text())
+    signer = BlockingClient(channel_path(arguments.state, "signer", CONSOLE), WAIT_S_MAX)
+    for label, certificate in answer["certificates"].items():
+        signer.call("import_certificate", hsm.CertificateImport(label, base64.b64decode(certificate)))
+    anchor = AnchorInstall(base64.b64decode(answer["anchor"]))
+    BlockingClient(channel_path(arguments.state, "trust_agent", CONSOLE), WAIT_S_MAX).call("install_anchor", anchor)
+    issuers = [base64.b64decode(one) for one in answer["issuers"]]
+    supervisor = BlockingClient(channel_path(arguments.state, "supervisor", CONSOLE), WAIT_S_MAX)
+    supervisor.call("change_enrolment", ChangeEnrolment(True, issuers))
+    print(text("enrolment.installed", count=len(answer["certificates"])), file=sys.stderr)
+    return 0

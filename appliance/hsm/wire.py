@@ -1,0 +1,94 @@
+"""What the other processes say to the signer: its operations' requests and answers.
+
+Pure. The operations and who may call them stand in `appliance.topology`. Key labels: `seal/<CLASS>/<CODE>` for each member, `tls-peer`,
+`tls-internal`, `tls-report`, `log`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+CHAIN, MESSAGE = "chain", "message"
+
+
+class SealRequest(msgspec.Struct, array_like=True):
+    """`sign_seal`: the seal of one message, or of a batch. The signer builds what it signs; there are no blind digests."""
+
+    member: str
+    """`CLASS/CODE`: whose seal key."""
+    signed: str
+    """CHAIN: `content` is the HashChainResult document; MESSAGE: `content` is the SHA-512 of /message.xml (64 bytes)."""
+    content: bytes
+    signing_time_us: int
+
+
+class SealReply(msgspec.Struct, array_like=True):
+    """The signature document up to and including SignedProperties; the relay adds unsigned properties (`seal.xades.complete`)."""
+
+    fragment: bytes
+    certificate: bytes
+
+
+class HandshakeRequest(msgspec.Struct, array_like=True):
+    """`sign_handshake`: a TLS handshake's digest under a TLS key (never a seal key)."""
+
+    label: str
+    digest: bytes
+
+
+class KeyRecord(msgspec.Struct, array_like=True):
+    """A key as `list_keys` shows it. `certificates`: DER, the one in force first; empty until one is imported."""
+
+    label: str
+    use: str
+    """`seal`, `tls` or `log`."""
+    algorithm: str
+    """`EC-P256`, `EC-P384`, `RSA-2048`, `RSA-3072`."""
+    public_key: bytes
+    """SubjectPublicKeyInfo, DER."""
+    certificates: list[bytes]
+    uses: int
+
+
+class TokenStatus(msgspec.Struct, array_like=True):
+    """`token_status`. `state`: `ready`, `locked`, `absent`, `pin_rejected`, `pin_locked`, `uninitialised`."""
+
+    maker: str
+    label: str
+    serial: str
+    state: str
+    tries_left: int | None
+    signatures: int
+    queue: int
+
+
+class KeyRequest(msgspec.Struct, array_like=True):
+    """`generate_key`, `delete_key`: by label."""
+
+    label: str
+    algorithm: str = "EC-P256"
+
+
+class CertificateRequest(msgspec.Struct, array_like=True):
+    """`request_certificate`: a PKCS#10 request (DER) with the given subject and alternative names.
+
+    `subject`: (dotted OID, value) pairs in order; `names`: `DNS:...` or `IP:...`.
+    """
+
+    label: str
+    subject: list[tuple[str, str]]
+    names: list[str]
+
+
+class CertificateImport(msgspec.Struct, array_like=True):
+    """`import_certificate`: DER; its public key must be that of the key."""
+
+    label: str
+    certificate: bytes
+
+
+class PinRequest(msgspec.Struct, array_like=True):
+    """`unlock` (pin), `change_pin` (pin, new_pin)."""
+
+    pin: str
+    new_pin: str = ""

@@ -1,0 +1,144 @@
+"""What the other processes say to the recorder.
+
+Pure. Operations: `open_body`, `append`, `audit`, `list_records`, `read_record`, `log_status` (callers: `appliance.topology`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+CLIENT, PROVIDER = "client", "provider"
+REQUEST, RESPONSE = "request", "response"
+
+
+class Seal(msgspec.Struct, array_like=True):
+    """The seal of one message, as received or made: bytes that are kept and exported verbatim."""
+
+    signature: bytes
+    """META-INF/signatures.xml."""
+    chain_result: bytes | None
+    chain: bytes | None
+    ocsp_produced_at_us: int
+    """`producedAt` of the OCSP response of the signing certificate inside the signature: the eight-hour rule counts from it."""
+    ocsp_this_update_us: int
+
+
+class OpenBody(msgspec.Struct, array_like=True):
+    """`open_body` answers BodyFile with a descriptor: an unnamed file in `log/`, read-write for the relay."""
+
+    bytes_expected: int | None
+
+
+class BodyFile(msgspec.Struct, array_like=True):
+    body: int
+
+
+class Append(msgspec.Struct, array_like=True):
+    """`append`: one sealed message. Answered by Appended only when it is durable (and stamped, where `stamp_first`)."""
+
+    side: str
+    """CLIENT or PROVIDER: which of our two roles logged it."""
+    direction: str
+    """REQUEST or RESPONSE."""
+    received: bool
+    """Came from the peer (it is stamped before delivery and guarded against replay) or was made here."""
+    query_id: str
+    request_id: str
+    client: str
+    service: str
+    represented_party: str | None
+    message: bytes
+    """The REST head or SOAP part: /message.xml."""
+    body: bytes | None
+    """A body up to the relay's inline limit; None where there is none or it lies in a file."""
+    body_file: int | None
+    """BodyFile.body of a body that the relay has written completely."""
+    body_bytes: int
+    body_digest: bytes | None
+    """SHA-512 of the body part; None where the message has no body part."""
+    seal: Seal
+    stamp_first: bool
+    """The eight-hour rule before delivery: answer only with the time stamp."""
+
+
+class Appended(msgspec.Struct, array_like=True):
+    """The record is durable. `stamped_at_us` is the time stamp's genTime; None where it is provisional or not waited for."""
+
+    sequence: int
+    at_us: int
+    stamped_at_us: int | None
+    provisional_until_us: int | None
+    accuracy_us: int = 0
+    """The stated accuracy of the time stamp: it counts against the seal (IV.3.V)."""
+
+
+class Audit(msgspec.Struct, array_like=True):
+    """`audit`: an act or refusal, durable when answered. `facts` are short strings without content of messages."""
+
+    event: str
+    """Past tense with a dot: `access.refused`, `key.generated`."""
+    facts: dict[str, str]
+
+
+class ListRecords(msgspec.Struct, array_like=True):
+    """`list_records`: newest first; any filter may be empty."""
+
+    limit: int = 50
+    query_id: str = ""
+    client: str = ""
+    service: str = ""
+    since_us: int = 0
+    until_us: int = 0
+
+
+class RecordSummary(msgspec.Struct, array_like=True):
+    """A message of the log without its content. `state`: `stamped`, `waiting`, `provisional`, `unconfirmed`."""
+
+    sequence: int
+    at_us: int
+    side: str
+    direction: str
+    query_id: str
+    request_id: str
+    client: str
+    service: str
+    bytes: int
+    state: str
+    stamped_at_us: int | None
+    represented_party: str | None
+
+
+class ReadRecord(msgspec.Struct, array_like=True):
+    """`read_record`: one record whole, for export; the reason is audited (IV.2.III.B)."""
+
+    sequence: int
+    reason: str
+
+
+class RecordContent(msgspec.Struct, array_like=True):
+    """Everything a container needs. A body beyond one frame comes as the answer's descriptor (`body_in_descriptor`)."""
+
+    summary: RecordSummary
+    message: bytes
+    body: bytes | None
+    body_in_descriptor: bool
+    seal: Seal
+    stamp_token: bytes | None
+    """RFC 3161 token, DER; single form: over the SignatureValue bytes (`ts_chain_result` is None)."""
+    ts_chain_result: bytes | None
+    ts_chain: bytes | None
+
+
+class LogStatus(msgspec.Struct, array_like=True):
+    records: int
+    last_sequence: int
+    segments: int
+    bytes: int
+    free_bytes: int
+    waiting_for_stamp: int
+    oldest_waiting_us: int | None
+    last_stamp_us: int | None
+    repaired_bytes: int
+    """Torn tail cut off at the last start."""
+    state: str
+    """`open`, `full`."""

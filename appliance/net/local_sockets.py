@@ -1,0 +1,377 @@
+"""Local sockets between the box's processes: server, asynchronous client, blocking client.
+
+Each caller has a socket of its own at the owner (`appliance.topology`), so the channel is the identity; where processes run under users of
+their own the kernel's word (SO_PEERCRED) must agree. The listening sockets belong to the parent (systemd, or the laboratory's keeper) and
+survive the owner's death: callers reconnect and wait in the backlog until the owner is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from appliance import topology
+from appliance.errors import PeerProtocolError, RefusedError, UnavailableError, XacbeError
+from appliance.net import frames
+from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUEST, Frame, FrameReader
+
+IN_FLIGHT_MAX = 4096
+"""Calls waiting on one channel: above the relay's exchanges_max times its calls at a time."""
+RECEIVE_BYTES = 256 << 10
+CALL_S_MAX = 15.0
+"""Default wait for an answer: longer than the slowest signature allowed (10 s)."""
+
+Answer = TypeVar("Answer")
+
+
+class Reply:
+    """What a handler gives back when a file descriptor goes along; the server closes its copy after sending."""
+
+    __slots__ = ("descriptor", "value")
+
+    def __init__(self, value: object, descriptor: int) -> None:
+        self.value, self.descriptor = value, descriptor
+
+
+Handler = Callable[[str, bytes], Awaitable[object]]
+"""`await handler(caller, payload)`: decodes its own request struct, returns a struct, None or a Reply; raises XacbeError leaves."""
+
+
+class NeighbourAwayError(UnavailableError):
+    """The other process does not answer: restarting, or not started yet."""
+
+    kind = "process.away"
+
+
+class CallRefusedError(RefusedError):
+    """The topology does not grant this operation to this channel."""
+
+    kind = "caller.not_granted"
+
+
+def channel_path(state: Path, owner: str, caller: str) -> Path:
+    """Where the caller connects: `<state>/run/<owner>/<caller>.sock`."""
+    return state / "run" / owner / f"{caller}.sock"
+
+
+def bind(sock: socket.socket, path: Path) -> None:
+    """Binds a UNIX socket at a path of any length: the kernel takes 107 bytes, so the directory goes by descriptor."""
+    _by_directory(sock.bind, path)
+
+
+def connect(sock: socket.socket, path: Path) -> None:
+    """Connects to a path of any length."""
+    _by_directory(sock.connect, path)
+
+
+def _by_directory(act: Callable[[str], None], path: Path) -> None:
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        act(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
+
+
+def inherited_sockets() -> dict[str, socket.socket]:
+    """The listening sockets that the parent passed on, by name, as systemd does (LISTEN_FDS, LISTEN_FDNAMES)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):  # noqa: TID251  systemd's own interface
+        return {}
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")  # noqa: TID251  systemd's own interface
+    return {name: socket.socket(fileno=3 + index) for index, name in enumerate(names)}
+
+
+class _Stream:
+    """A non-blocking UNIX stream that carries frames and descriptors; writes of one loop round leave together."""
+
+    def __init__(self, sock: socket.socket, on_frame: Callable[[Frame, int | None], None], on_end: Callable[[], None]) -> None:
+        self._sock, self._on_frame, self._on_end = sock, on_frame, on_end
+        self._loop = asyncio.get_running_loop()
+        self._reader = FrameReader()
+        self._received: deque[int] = deque()
+        self._out: deque[tuple[bytes, int | None]] = deque()
+        self._flush_asked = self._writing = self.closed = False
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    def send(self, data: bytes, descriptor: int | None = None) -> None:
+        if self.closed:
+            if descriptor is not None:
+                os.close(descriptor)
+            return
+        self._out.append((data, descriptor))
+        if not self._flush_asked and not self._writing:
+            self._flush_asked = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_asked = False
+        while self._out and not self.closed:
+            data, descriptor = self._out.popleft()
+            if descriptor is None and self._out:
+                run = [data]
+                while self._out and self._out[0][1] is None:
+                    run.append(self._out.popleft()[0])
+                data = b"".join(run)
+            try:
+                if descriptor is None:
+                    sent = self._sock.send(data)
+                else:
+                    sent = socket.send_fds(self._sock, [data], [descriptor])
+                    os.close(descriptor)
+            except BlockingIOError:
+                self._out.appendleft((data, descriptor))
+                self._wait_writable()
+                return
+            except OSError:
+                self.close()
+                return
+            if sent < len(data):
+                self._out.appendleft((data[sent:], None))
+                self._wait_writable()
+                return
+        if self._writing and not self.closed:
+            self._writing = False
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _wait_writable(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._sock.fileno(), self._flush)
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._sock, RECEIVE_BYTES, 4)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._received.extend(descriptors)
+        if not data:
+            self.close()
+            return
+        try:
+            for frame in self._reader.feed(data):
+                descriptor = None
+                if frame.kind == ANSWER_WITH_DESCRIPTOR:
+                    if not self._received:
+                        raise frames.FrameError("a descriptor is missing")
+                    descriptor = self._received.popleft()
+                self._on_frame(frame, descriptor)
+        except PeerProtocolError:
+            self.close()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        for descriptor in (*self._received, *(d for _, d in self._out if d is not None)):
+            os.close(descriptor)
+        self._received.clear()
+        self._out.clear()
+        self._sock.close()
+        self._on_end()
+
+
+class LocalServer:
+    """Answers the operations of one process, to the callers that the topology names."""
+
+    def __init__(self, owner: str, handlers: dict[str, Handler], *, expected_users: dict[str, int] | None = None) -> None:
+        self._owner, self._handlers, self._users = owner, handlers, expected_users or {}
+        self.counts: dict[str, int] = {}
+        unknown = set(handlers) ^ set(topology.BY_NAME[owner].callers)
+        if unknown:
+            raise RuntimeError(f"{owner}: topology and handlers differ: {sorted(unknown)}")
+
+    async def serve(self, listeners: dict[str, socket.socket]) -> None:
+        """Accepts on every channel (`{caller: listening socket}`) until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for caller, listener in listeners.items():
+                listener.setblocking(False)
+                group.create_task(self._accept(caller, listener, group))
+
+    async def _accept(self, caller: str, listener: socket.socket, group: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            uid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+            if uid not in (self._users.get(caller, uid), 0):
+                sock.close()
+                continue
+            _Served(sock, caller, self, group)
+
+    async def answer(self, caller: str, frame: Frame) -> bytes | tuple[bytes, int]:
+        """The answer's frame, with its descriptor where there is one."""
+        self.counts[frame.name] = self.counts.get(frame.name, 0) + 1
+        try:
+            if not topology.may_call(caller, self._owner, frame.name):
+                raise CallRefusedError(f"{caller} may not call {frame.name} of {self._owner}")
+            result = await self._handlers[frame.name](caller, frame.payload)
+        except XacbeError as error:
+            return frames.encode_error(frame.call, error)
+        except msgspec.MsgspecError as error:
+            return frames.encode_error(frame.call, frames.FrameError(f"{frame.name}: {error}"))
+        if isinstance(result, Reply):
+            payload = msgspec.msgpack.encode(result.value)
+            return frames.encode(ANSWER_WITH_DESCRIPTOR, frame.call, "", payload), result.descriptor
+        return frames.encode(ANSWER, frame.call, "", msgspec.msgpack.encode(result))
+
+
+class _Served:
+    """One caller's connection at the server. Its tasks belong to the server's group; a lost caller cancels none of them: work that
+    has begun (an append) ends, its answer goes nowhere."""
+
+    def __init__(self, sock: socket.socket, caller: str, server: LocalServer, group: asyncio.TaskGroup) -> None:
+        self._caller, self._server, self._group, self._in_flight = caller, server, group, 0
+        self._stream = _Stream(sock, self._request, lambda: None)
+
+    def _request(self, frame: Frame, descriptor: int | None) -> None:
+        if descriptor is not None:
+            os.close(descriptor)
+        if frame.kind != REQUEST or self._in_flight >= IN_FLIGHT_MAX:
+            raise frames.FrameError("not a request, or too many at once")
+        self._in_flight += 1
+        self._group.create_task(self._answer(frame))
+
+    async def _answer(self, frame: Frame) -> None:
+        try:
+            answer = await self._server.answer(self._caller, frame)
+        finally:
+            self._in_flight -= 1
+        if isinstance(answer, tuple):
+            self._stream.send(*answer)
+        else:
+            self._stream.send(answer)
+
+
+class LocalClient:
+    """One process's way to a neighbour: connects when first needed, reconnects after its death, fails fast while it is away."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: _Stream | None = None
+        self._waiting: dict[int, asyncio.Future[tuple[bytes, int | None]]] = {}
+        self._next = 0
+
+    async def call(
+        self, operation: str, request: object = None, answer: type[Answer] | Any = None, timeout_s: float = CALL_S_MAX
+    ) -> Any:
+        """Calls an operation and decodes its answer as `answer`. Raises the owner's error by kind, or NeighbourAwayError."""
+        payload, descriptor = await self._call(operation, request, timeout_s)
+        if descriptor is not None:
+            os.close(descriptor)
+        return None if answer is None else msgspec.msgpack.decode(payload, type=answer)
+
+    async def call_for_descriptor(
+        self, operation: str, request: object, answer: type[Answer], timeout_s: float = CALL_S_MAX
+    ) -> tuple[Answer, int]:
+        """Like `call`, for operations that hand over a file descriptor; the caller closes it."""
+        payload, descriptor = await self._call(operation, request, timeout_s)
+        if descriptor is None:
+            raise NeighbourAwayError(f"{operation}: no descriptor came")
+        return msgspec.msgpack.decode(payload, type=answer), descriptor
+
+    async def _call(self, operation: str, request: object, timeout_s: float) -> tuple[bytes, int | None]:
+        stream = self._connected()
+        if len(self._waiting) >= IN_FLIGHT_MAX:
+            raise NeighbourAwayError(f"{self._path.parent.name}: {IN_FLIGHT_MAX} calls wait already")
+        self._next = call = (self._next + 1) & 0xFFFFFFFF
+        future: asyncio.Future[tuple[bytes, int | None]] = asyncio.get_running_loop().create_future()
+        self._waiting[call] = future
+        stream.send(frames.encode(REQUEST, call, operation, msgspec.msgpack.encode(request)))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            raise NeighbourAwayError(f"{self._path.parent.name}: no answer to {operation} in {timeout_s} s") from None
+        finally:
+            self._waiting.pop(call, None)
+
+    def _connected(self) -> _Stream:
+        if self._stream is None or self._stream.closed:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            sock.setblocking(False)  # a local socket connects or refuses at once; a full backlog is a refusal
+            try:
+                connect(sock, self._path)
+            except OSError as error:
+                sock.close()
+                raise NeighbourAwayError(f"{self._path.parent.name}: {error.strerror}") from None
+            self._stream = _Stream(sock, self._answered, self._lost)
+        return self._stream
+
+    def _answered(self, frame: Frame, descriptor: int | None) -> None:
+        future = self._waiting.get(frame.call)
+        if future is None or future.done():
+            if descriptor is not None:
+                os.close(descriptor)
+        elif frame.kind == REFUSAL:
+            future.set_exception(frames.decode_error(frame.payload))
+        else:
+            future.set_result((frame.payload, descriptor))
+
+    def _lost(self) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(NeighbourAwayError(f"{self._path.parent.name}: the process went away"))
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+class BlockingClient:
+    """The same for threads and commands: one call at a time, reconnecting when needed. Not shared between threads."""
+
+    def __init__(self, path: Path, timeout_s: float = CALL_S_MAX) -> None:
+        self._path, self._timeout_s = path, timeout_s
+        self._sock: socket.socket | None = None
+        self._reader = FrameReader()
+
+    def call(self, operation: str, request: object = None, answer: type[Answer] | Any = None) -> Any:
+        """As LocalClient.call. A call that was cut is not repeated: whether it took effect is unknown."""
+        try:
+            sock = self._connected()
+            sock.sendall(frames.encode(REQUEST, 1, operation, msgspec.msgpack.encode(request)))
+            while True:
+                data = sock.recv(RECEIVE_BYTES)
+                if not data:
+                    raise NeighbourAwayError(f"{self._path.parent.name}: the process went away")
+                for frame in self._reader.feed(data):
+                    if frame.kind == REFUSAL:
+                        raise frames.decode_error(frame.payload)
+                    return None if answer is None else msgspec.msgpack.decode(frame.payload, type=answer)
+        except OSError as error:
+            self.close()
+            raise NeighbourAwayError(f"{self._path.parent.name}: {error.strerror or error}") from None
+        except (NeighbourAwayError, PeerProtocolError):
+            self.close()
+            raise
+
+    def _connected(self) -> socket.socket:
+        if self._sock is None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            sock.settimeout(self._timeout_s)
+            try:
+                connect(sock, self._path)
+            except OSError:
+                sock.close()
+                raise
+            self._sock, self._reader = sock, FrameReader()
+        return self._sock
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._sock is not None:
+                self._sock.close()
+        self._sock = None

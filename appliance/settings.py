@@ -1,0 +1,203 @@
+"""Settings of this box: one frozen section per process out of one TOML file, read once at start.
+
+A process is handed its own section and the box's name, nothing else. Unknown key, missing key, wrong type, value out of range: an error
+with the key's path. Secrets are never here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from appliance.errors import SettingsError
+
+PRODUCTION_INSTANCE = "QROO"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxSettings:
+    """Which box this is. Every process reads this section besides its own."""
+
+    instance: str
+    member_class: str
+    member_code: str
+    server_code: str
+    language: str = "es"
+
+    def __post_init__(self) -> None:
+        if self.language not in ("es", "en"):
+            raise SettingsError("box.language: must be es or en")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """The listeners' addresses and every bound of the exchange."""
+
+    client_http: str = "0.0.0.0:8080"
+    client_https: str = "0.0.0.0:8443"
+    peer: str = "0.0.0.0:5500"
+    ocsp: str = "0.0.0.0:5577"
+    peer_port: int = 5500
+    """Port of other boxes: X-Road's configuration has addresses without ports (sheet 3.1)."""
+    ocsp_port: int = 5577
+    instances: int = 1
+    body_bytes_max: int = 1 << 30
+    body_inline_bytes_max: int = 64 << 10
+    """Up to here a body travels inside local frames; a larger one goes to a file of the log."""
+    head_bytes_max: int = 64 << 10
+    head_s_max: int = 10
+    """Slowest complete request head; then the connection is cut (T42)."""
+    body_stall_s_max: int = 30
+    connections_max: int = 4096
+    connections_per_address_max: int = 1024
+    handshakes_max: int = 64
+    handshake_s_max: int = 10
+    peer_idle_s_max: int = 60
+    peer_connect_s_max: int = 5
+    exchanges_max: int = 1024
+    """In flight at once; one more is answered 503 (`relay.busy`)."""
+    answer_s_max: int = 90
+    foreign_servers: bool = False
+    fault_spelling: str = "7.8"
+    system_ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        _within("relay.instances", self.instances, 1, 16)
+        _within("relay.body_inline_bytes_max", self.body_inline_bytes_max, 1024, 1 << 20)
+        _within("relay.head_bytes_max", self.head_bytes_max, 1024, 1 << 20)
+        _within("relay.answer_s_max", self.answer_s_max, 1, 3600)
+        _within("relay.exchanges_max", self.exchanges_max, 1, 65536)
+        if self.fault_spelling not in ("7.8", "7.7"):
+            raise SettingsError("relay.fault_spelling: must be 7.8 or 7.7")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerSettings:
+    """Which token, and how its PIN arrives."""
+
+    token: str = "pkcs11"  # noqa: S105  a kind of token, no secret
+    """`pkcs11`, `tpm2` or `software` (bench only, refused in the production instance)."""
+    module: str = ""
+    """Path of the PKCS#11 module."""
+    module_address: str = ""
+    """For p11-kit's client module: the address of its server, `unix:path=...`."""
+    token_label: str = ""
+    token_serial: str = ""
+    tcti: str = "device:/dev/tpmrm0"
+    pin_mode: str = "unattended"
+    queue_max: int = 1024
+    sign_s_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.token not in ("pkcs11", "tpm2", "software"):
+            raise SettingsError("signer.token: must be pkcs11, tpm2 or software")
+        if self.pin_mode not in ("attended", "unattended"):
+            raise SettingsError("signer.pin_mode: must be attended or unattended")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderSettings:
+    """Sizes of the message log."""
+
+    segment_bytes_max: int = 64 << 20
+    reserve_bytes: int = 16 << 20
+    """Kept free for the audit log: below it `append` answers log.full."""
+    waiting_max: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustAgentSettings:
+    """How often trust material is fetched. Addresses come from the anchor and the global configuration."""
+
+    configuration_fetch_interval_s: int = 60
+    ocsp_fetch_interval_s: int = 1200
+    ocsp_retry_s: int = 60
+    connect_s_max: int = 5
+    read_s_max: int = 10
+
+    def __post_init__(self) -> None:
+        _within("trust_agent.ocsp_fetch_interval_s", self.ocsp_fetch_interval_s, 60, 48 * 60)
+        _within("trust_agent.configuration_fetch_interval_s", self.configuration_fetch_interval_s, 1, 3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReporterSettings:
+    """CEIQROO's broker."""
+
+    broker_host: str = ""
+    broker_port: int = 8883
+    report_interval_s: int = 30
+    keep_alive_s: int = 30
+
+    def __post_init__(self) -> None:
+        _within("reporter.report_interval_s", self.report_interval_s, 1, 3600)
+        _within("reporter.keep_alive_s", self.keep_alive_s, 5, 600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorSettings:
+    """How long a silent process is still believed."""
+
+    announcement_s_max: int = 15
+
+
+SECTIONS: dict[str, type] = {
+    "box": BoxSettings,
+    "relay": RelaySettings,
+    "signer": SignerSettings,
+    "recorder": RecorderSettings,
+    "trust_agent": TrustAgentSettings,
+    "reporter": ReporterSettings,
+    "supervisor": SupervisorSettings,
+}
+
+SETTINGS_FILE = "box.toml"
+
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
+
+Section = TypeVar("Section")
+
+
+def load(state: Path, section: type[Section]) -> Section:
+    """One section of `<state>/box.toml`, checked together with all others. Raises SettingsError."""
+    found: Section = load_all(state / SETTINGS_FILE)[section]
+    return found
+
+
+def load_all(file: Path) -> dict[type, Any]:
+    """Every section, each checked: a mistake in a neighbour's section is found by whoever starts first."""
+    try:
+        document = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+    for name in document:
+        if name not in SECTIONS:
+            raise SettingsError(f"{name}: unknown section{_nearest(name, SECTIONS)}")
+    return {kind: _section(name, kind, document.get(name, {})) for name, kind in SECTIONS.items()}
+
+
+def _section(name: str, kind: type, values: dict[str, Any]) -> Any:
+    known = {field.name: field for field in fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(f"{name}.{key}: unknown key{_nearest(key, known)}")
+        wanted = _KINDS[str(known[key].type)]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            raise SettingsError(f"{name}.{key}: must be {known[key].type}")
+    missing = [key for key, field in known.items() if field.default is MISSING and key not in values]
+    if missing:
+        raise SettingsError(f"{name}.{missing[0]}: missing")
+    return kind(**values)
+
+
+def _nearest(key: str, known: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _within(path: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise SettingsError(f"{path}: must be {low} to {high}")

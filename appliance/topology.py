@@ -1,0 +1,130 @@
+"""Who runs, who may call whom, who writes where: one static table, rendered and tested everywhere.
+
+Pure. The laboratory's keeper, the systemd units, the local sockets' checks and the documentation all read it. A channel is a local
+socket `run/<owner>/<caller>.sock` that belongs to the caller's user alone: the channel says who is calling, never the request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+CONSOLE = "console"
+"""Not a process: the technician's commands (`xacbe`), as root or in the console's group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One trust context. `calls` of others are granted by operation: `callers["sign_seal"] == ("relay",)`."""
+
+    name: str
+    user_offset: int
+    writes: str | None = None
+    """The one directory below the state directory that this process owns."""
+    internet: bool = False
+    """May it open AF_INET sockets at all."""
+    devices: tuple[str, ...] = ()
+    listens: tuple[str, ...] = ()
+    """TCP listeners by name; the parent opens them, the settings give address and port."""
+    callers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    memory_mib_max: int = 64
+    descriptors_max: int = 1024
+
+
+_EVERY = ("supervisor", "signer", "relay", "recorder", "trust_agent", "reporter")
+
+PROCESSES: tuple[Process, ...] = (
+    Process(
+        name="supervisor",
+        user_offset=1,
+        writes="box",
+        callers={
+            "announce": _EVERY,
+            "box_status": (CONSOLE, "reporter"),
+            "local_configuration": ("relay",),
+            "change_clients": (CONSOLE,),
+            "change_services": (CONSOLE,),
+            "change_rights": (CONSOLE,),
+            "list_configuration": (CONSOLE,),
+            "change_enrolment": (CONSOLE,),
+        },
+        memory_mib_max=48,
+    ),
+    Process(
+        name="signer",
+        user_offset=2,
+        writes="keys",
+        devices=("/dev/tpmrm0", "usb-hsm"),
+        callers={
+            "sign_seal": ("relay",),
+            "sign_handshake": ("relay", "reporter"),
+            "list_keys": ("relay", "trust_agent", "reporter", CONSOLE),
+            "token_status": ("supervisor", "reporter", CONSOLE),
+            "generate_key": (CONSOLE,),
+            "request_certificate": (CONSOLE,),
+            "import_certificate": (CONSOLE,),
+            "delete_key": (CONSOLE,),
+            "unlock": (CONSOLE,),
+            "change_pin": (CONSOLE,),
+        },
+        memory_mib_max=64,
+    ),
+    Process(
+        name="recorder",
+        user_offset=3,
+        writes="log",
+        callers={
+            "open_body": ("relay",),
+            "append": ("relay",),
+            "audit": _EVERY,
+            "list_records": (CONSOLE,),
+            "read_record": (CONSOLE,),
+            "log_status": (CONSOLE, "reporter", "supervisor"),
+        },
+        memory_mib_max=96,
+        descriptors_max=4096,
+    ),
+    Process(
+        name="trust_agent",
+        user_offset=4,
+        writes="trust",
+        internet=True,
+        callers={
+            "view": ("relay", "recorder", "supervisor"),
+            "own_evidence": ("relay",),
+            "stamp": ("recorder",),
+            "trust_status": (CONSOLE, "reporter", "supervisor"),
+            "install_anchor": (CONSOLE,),
+        },
+        memory_mib_max=96,
+    ),
+    Process(
+        name="relay",
+        user_offset=5,
+        internet=True,
+        listens=("client_http", "client_https", "peer", "ocsp"),
+        callers={},
+        memory_mib_max=200,
+        descriptors_max=16384,
+    ),
+    Process(
+        name="reporter",
+        user_offset=6,
+        writes="outbox",
+        internet=True,
+        callers={"incident": _EVERY},
+        memory_mib_max=64,
+    ),
+)
+
+BY_NAME = {process.name: process for process in PROCESSES}
+
+
+def channels(owner: str) -> tuple[str, ...]:
+    """The callers that have a socket of their own at this process, in a fixed order."""
+    callers = BY_NAME[owner].callers.values()
+    return tuple(sorted({caller for granted in callers for caller in granted if caller != owner}))
+
+
+def may_call(caller: str, owner: str, operation: str) -> bool:
+    """Whether the table grants the operation; an operation that is not listed is granted to nobody."""
+    return caller in BY_NAME[owner].callers.get(operation, ())

@@ -1,0 +1,26 @@
+"""What every test may rely on: hypothesis profiles, and the record of rules and cases for the table."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("fast", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("deep", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("deep" if os.environ.get("XACBE_DEPTH") == "deep" else "fast")  # noqa: TID251  a test's own switch
+
+
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Keeps what each test holds, before any deselection, for `tests/test_rules.py`."""
+    session.config.stash[MARKED] = [
+        (marker.name, str(value), item.nodeid)
+        for item in items
+        for name in ("rule", "case")
+        for marker in item.iter_markers(name)
+        for value in marker.args
+    ]
+
+
+MARKED = pytest.StashKey[list[tuple[str, str, str]]]()

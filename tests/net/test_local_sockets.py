@@ -1,0 +1,182 @@
+"""Local sockets: frames in any cut, calls in flight, descriptors, a neighbour that dies and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.errors import RefusedError
+from appliance.net import frames, local_sockets
+from appliance.net.frames import FrameError, FrameReader
+from appliance.net.local_sockets import BlockingClient, LocalClient, LocalServer, NeighbourAwayError, Reply
+
+FRAME = st.builds(frames.Frame, st.just(frames.REQUEST), st.integers(0, 2**32 - 1), st.sampled_from(["a", "sign_seal"]), st.binary(max_size=80))
+
+
+@given(st.lists(FRAME, max_size=6), st.lists(st.integers(1, 40), min_size=1, max_size=20))
+def test_any_cut_of_the_bytes_gives_the_same_frames(sent: list[frames.Frame], cuts: list[int]) -> None:
+    stream = b"".join(frames.encode(frame.kind, frame.call, frame.name, frame.payload) for frame in sent)
+    reader, found, at, turn = FrameReader(), [], 0, 0
+    while at < len(stream):
+        step = cuts[turn % len(cuts)]
+        found += reader.feed(stream[at : at + step])
+        at, turn = at + step, turn + 1
+
+    assert found == sent
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_frames_or_one_named_error(data: bytes) -> None:
+    try:
+        FrameReader().feed(data)
+    except FrameError as error:
+        assert error.kind == "frame.malformed"
+
+
+@asynccontextmanager
+async def a_recorder(tmp_path: Path, handlers: dict[str, local_sockets.Handler]) -> AsyncIterator[Callable[[str], Path]]:
+    """A server for the recorder's operations, on one channel for each caller; those not under test answer nothing."""
+
+    async def nothing(caller: str, payload: bytes) -> None:
+        return None
+
+    operations = dict.fromkeys(("open_body", "append", "audit", "list_records", "read_record", "log_status"), nothing)
+    server = LocalServer("recorder", {**operations, **handlers})
+    listeners = {}
+    for caller in ("relay", "console"):
+        sock = socket.socket(socket.AF_UNIX)
+        local_sockets.bind(sock, tmp_path / f"{caller}.sock")
+        sock.listen()
+        listeners[caller] = sock
+    task = asyncio.ensure_future(server.serve(listeners))
+    try:
+        yield lambda caller: tmp_path / f"{caller}.sock"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for sock in listeners.values():
+            sock.close()
+
+
+def test_many_calls_are_in_flight_at_once_and_each_gets_its_own_answer(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def slow_echo(caller: str, payload: bytes) -> int:
+            number = msgspec.msgpack.decode(payload, type=int)
+            await asyncio.sleep(0.001 * (50 - number))
+            return number
+
+        async with a_recorder(tmp_path, {"append": slow_echo}) as path:
+            client = LocalClient(path("relay"))
+            assert await asyncio.gather(*(client.call("append", n, int) for n in range(50))) == list(range(50))
+            client.close()
+
+    asyncio.run(scene())
+
+
+def test_a_channel_calls_only_what_the_topology_grants_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with a_recorder(tmp_path, {}) as path:
+            client = LocalClient(path("console"))
+            with pytest.raises(RefusedError, match="console may not call append") as refused:
+                await client.call("append", 1)
+            assert refused.value.kind == "caller.not_granted"
+            client.close()
+
+    asyncio.run(scene())
+
+
+def test_an_error_crosses_by_family_and_kind(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def replayed(caller: str, payload: bytes) -> None:
+            raise RefusedError("seen before", kind="message.replayed")
+
+        async with a_recorder(tmp_path, {"append": replayed}) as path:
+            client = LocalClient(path("relay"))
+            with pytest.raises(RefusedError) as refused:
+                await client.call("append", 1)
+            assert refused.value.kind == "message.replayed"
+            client.close()
+
+    asyncio.run(scene())
+
+
+def test_a_descriptor_goes_along_with_its_answer(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def body(caller: str, payload: bytes) -> Reply:
+            read, write = os.pipe()
+            os.write(write, payload)
+            os.close(write)
+            return Reply(7, read)
+
+        async with a_recorder(tmp_path, {"open_body": body}) as path:
+            client = LocalClient(path("relay"))
+            results = await asyncio.gather(*(client.call_for_descriptor("open_body", f"body {n}", int) for n in range(20)))
+            for n, (number, descriptor) in enumerate(results):
+                assert number == 7
+                assert msgspec.msgpack.decode(os.read(descriptor, 100)) == f"body {n}"
+                os.close(descriptor)
+            client.close()
+
+    asyncio.run(scene())
+
+
+def test_calls_fail_at_once_when_the_neighbour_dies_and_work_again_when_it_is_back(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def never(caller: str, payload: bytes) -> None:
+            await asyncio.sleep(60)
+
+        async def answer(caller: str, payload: bytes) -> str:
+            return "back"
+
+        client = LocalClient(tmp_path / "relay.sock")
+        async with a_recorder(tmp_path, {"append": never}):
+            waiting = asyncio.ensure_future(client.call("append", 1))
+            await asyncio.sleep(0.05)
+            client._stream._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]  # what the kernel does when the owner dies
+            with pytest.raises(NeighbourAwayError):
+                await waiting
+        (tmp_path / "relay.sock").unlink()
+        (tmp_path / "console.sock").unlink()
+        with pytest.raises(NeighbourAwayError):
+            await client.call("append", 1)
+        async with a_recorder(tmp_path, {"append": answer}):
+            assert await client.call("append", 1, str) == "back"
+        client.close()
+
+    asyncio.run(scene())
+
+
+def test_a_large_answer_arrives_whole_and_a_blocking_client_reads_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def large(caller: str, payload: bytes) -> bytes:
+            return b"x" * 3_000_000
+
+        async with a_recorder(tmp_path, {"list_records": large}) as path:
+            client = BlockingClient(path("console"))
+            found = await asyncio.to_thread(client.call, "list_records", None, bytes)
+            assert found == b"x" * 3_000_000
+            client.close()
+
+    asyncio.run(scene())
+
+
+def test_a_path_longer_than_the_kernel_takes_still_works(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+
+    async def scene() -> None:
+        async with a_recorder(deep, {}) as path:
+            client = LocalClient(path("relay"))
+            await client.call("append", 1)
+            client.close()
+
+    asyncio.run(scene())

@@ -1,0 +1,40 @@
+"""Settings talk back: every mistake is said with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance import settings
+from appliance.errors import SettingsError
+
+BOX = '[box]\ninstance = "QROO-TEST"\nmember_class = "MUN"\nmember_code = "TULUM"\nserver_code = "SS1"\n'
+
+
+def test_the_defaults_need_only_the_name_of_the_box(tmp_path: Path) -> None:
+    (tmp_path / "box.toml").write_text(BOX)
+
+    relay = settings.load(tmp_path, settings.RelaySettings)
+
+    assert relay.peer == "0.0.0.0:5500"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOX + "[relay]\nbody_byte_max = 5\n", "relay.body_byte_max: unknown key, did you mean body_bytes_max?"),
+        (BOX + "[rellay]\n", "rellay: unknown section, did you mean relay?"),
+        ("[box]\n", "box.instance: missing"),
+        (BOX + "[relay]\ninstances = true\n", "relay.instances: must be int"),
+        (BOX + '[relay]\ninstances = "2"\n', "relay.instances: must be int"),
+        (BOX + "[relay]\ninstances = 0\n", "relay.instances: must be 1 to 16"),
+        (BOX + "[trust_agent]\nocsp_fetch_interval_s = 2881\n", "trust_agent.ocsp_fetch_interval_s: must be 60 to 2880"),
+        (BOX + '[signer]\ntoken = "paper"\n', "signer.token: must be pkcs11, tpm2 or software"),
+    ],
+)
+def test_a_mistake_is_said_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "box.toml").write_text(text)
+
+    with pytest.raises(SettingsError, match=said.replace("?", r"\?").replace(".", r"\.")):
+        settings.load(tmp_path, settings.BoxSettings)

@@ -1,0 +1,38 @@
+"""The static table: who may call whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance import topology
+
+
+def test_an_operation_that_is_not_listed_is_granted_to_nobody() -> None:
+    assert not topology.may_call("relay", "signer", "export_key")
+    assert not topology.may_call("relay", "signer", "generate_key")
+
+
+@pytest.mark.case("T59")
+def test_the_relay_writes_nothing_and_nobody_calls_it() -> None:
+    relay = topology.BY_NAME["relay"]
+
+    assert relay.writes is None
+    assert topology.channels("relay") == ()
+
+
+def test_what_reaches_a_token_has_no_network_and_what_has_a_network_no_token() -> None:
+    for process in topology.PROCESSES:
+        assert not (process.internet and process.devices), process.name
+        assert process.internet or not process.listens, process.name
+
+
+def test_every_directory_has_one_writer() -> None:
+    written = [process.writes for process in topology.PROCESSES if process.writes]
+
+    assert len(written) == len(set(written))
+
+
+def test_every_caller_is_a_process_or_the_console() -> None:
+    known = {*topology.BY_NAME, topology.CONSOLE}
+
+    assert {caller for owner in topology.BY_NAME for caller in topology.channels(owner)} <= known
