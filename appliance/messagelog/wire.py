@@ -89,6 +89,8 @@ class ListRecords(msgspec.Struct, array_like=True):
     service: str = ""
     since_us: int = 0
     until_us: int = 0
+    sequence: int = 0
+    """One record by its number."""
 
 
 class RecordSummary(msgspec.Struct, array_like=True):

@@ -1,0 +1,213 @@
+"""What the technician configured: clients, services, rights, and whether the box is enrolled.
+
+Some hundred rows in TinyDB over `durable_storage`. A change is validated as a whole before it is audited, and audited before it is written
+(the supervisor's order): `plan_*` checks and returns what would be written, `commit` writes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tinydb import TinyDB, where
+
+from appliance import durable
+from appliance.access import validation
+from appliance.access.durable_storage import DurableStorage
+from appliance.access.rights import Client, ClientUnknownError, Right, Service, UnknownServiceError
+from appliance.errors import RefusedError
+
+CONFIGURATION_BYTES_MAX = 3 << 20
+"""All rows as they travel to the relay in one frame of at most 4 MiB."""
+DESCRIPTIONS = "descriptions"
+DESCRIPTION_MODE = 0o644
+"""Readable for the relay, which answers getOpenAPI with it; a description is public in the network."""
+
+
+class InUseError(RefusedError):
+    """The client still offers services."""
+
+    kind = "local.in_use"
+
+
+class LocalFullError(RefusedError):
+    """More than the box is made for."""
+
+    kind = "local.full"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One checked change. `event` and `facts` go to the audit log; `write` is carried out inside one generation."""
+
+    event: str
+    facts: dict[str, str]
+    write: Callable[[TinyDB], None]
+    document: bytes = b""
+
+
+class LocalConfigurationStore:
+    """The tables of one box below `<state>/box/`. Only the supervisor opens it. Raises LocalCorruptError, SyncFailedError."""
+
+    def __init__(self, directory: Path, instance: str) -> None:
+        durable.make_directory(directory, 0o755)
+        self._directory, self._instance = directory, instance
+        self.storage = DurableStorage(directory / "local.json")
+        self._tables = TinyDB(storage=_given(self.storage))
+        self._load()
+
+    def _load(self) -> None:
+        self.clients = tuple(_client(row) for row in self._tables.table("clients").all())
+        self.services = tuple(_service(row) for row in self._tables.table("services").all())
+        self.rights = tuple(_right(row) for row in self._tables.table("rights").all())
+        self.enrolled = any(row["enrolled"] for row in self._tables.table("box").all())
+
+    @property
+    def generation(self) -> int:
+        return self.storage.generation
+
+    @property
+    def fell_back(self) -> bool:
+        """The newest generation was unreadable at start: the one before it is in force."""
+        return self.storage.fell_back
+
+    def plan_client(self, client: Client, remove: bool) -> Change:
+        """Puts or removes one client. Raises validation errors, ClientUnknownError, InUseError."""
+        name = client.subsystem
+        if remove:
+            if all(known.subsystem != name for known in self.clients):
+                raise ClientUnknownError(f"{name} is not a client of this box")
+            offered = [service.id for service in self.services if service.id.startswith(f"{name}/")]
+            if offered:
+                raise InUseError(f"{name} still offers {', '.join(offered[:5])}")
+            return Change("client.removed", {"client": name}, lambda tables: _drop(tables, "clients", "subsystem", name))
+        validation.check_client(client, self._instance)
+        row = {"subsystem": name, "mode": client.mode, "certificates": _texts(client.certificates)}
+        facts = {"client": name, "mode": client.mode, "certificates": " ".join(_fingerprint(one) for one in client.certificates)}
+        return Change("client.put", facts, lambda tables: _put(tables, "clients", "subsystem", row))
+
+    def plan_service(self, service: Service, remove: bool, document: bytes = b"") -> Change:
+        """Puts or removes one service; with it go its rights. Raises validation errors, ClientUnknownError, UnknownServiceError."""
+        if remove:
+            if all(known.id != service.id for known in self.services):
+                raise UnknownServiceError(f"{service.id} is not a service of this box")
+            lost = sum(right.service == service.id for right in self.rights)
+            facts = {"service": service.id, "rights": str(lost)}
+            return Change("service.removed", facts, lambda tables: _drop_service(tables, service.id))
+        service = validation.checked_service(service, self._instance, document, self._known(service.id))
+        if all(client.subsystem != validation.provider_of(service.id) for client in self.clients):
+            raise ClientUnknownError(f"{validation.provider_of(service.id)} is not a client of this box: add it first")
+        row = msgspec.structs.asdict(service) | {"certificates": _texts(service.certificates)}
+        row["endpoints"] = [list(endpoint) for endpoint in service.endpoints]
+        facts = {"service": service.id, "url": validation.without_secrets(service.url), "kind": service.kind}
+        facts |= {"timeout_s": str(service.timeout_s), "enabled": str(service.enabled), "document": service.document}
+        return Change("service.put", facts, lambda tables: _put(tables, "services", "id", row), document)
+
+    def plan_right(self, right: Right, remove: bool) -> Change:
+        """Grants or withdraws one right. Raises validation errors, UnknownServiceError, RefusedError `local.no_such_right`."""
+        validation.check_right(right, self._instance)
+        right = msgspec.structs.replace(right, method=right.method.upper())
+        row = msgspec.structs.asdict(right)
+        if remove:
+            if right not in self.rights:
+                raise RefusedError("there is no such right", kind="local.no_such_right")
+            return Change("right.withdrawn", row, lambda tables: _drop_right(tables, row))
+        if self._known(right.service) is None:
+            raise UnknownServiceError(f"{right.service} is not a service of this box")
+        return Change("right.granted", row, lambda tables: _put_right(tables, row))
+
+    def plan_enrolment(self, enrolled: bool) -> Change:
+        row = {"name": "box", "enrolled": enrolled}
+        return Change("box.enrolled" if enrolled else "box.withdrawn", {}, lambda tables: _put(tables, "box", "name", row))
+
+    def commit(self, change: Change) -> None:
+        """Writes a planned change as one generation; an unchanged content makes none. Raises LocalFullError, SyncFailedError."""
+        if change.document:
+            directory = self._directory / DESCRIPTIONS
+            durable.make_directory(directory, 0o755)
+            name = hashlib.sha256(change.document).hexdigest()
+            durable.write_file(directory / f"{name}.json", change.document, DESCRIPTION_MODE)
+        before = {service.document for service in self.services}
+        with self.storage.change():
+            change.write(self._tables)
+            self._check_size()
+        self._load()
+        self._forget_documents(before)
+
+    def _check_size(self) -> None:
+        content = self.storage.read() or {}
+        if len(msgspec.json.encode(content)) > CONFIGURATION_BYTES_MAX:
+            raise LocalFullError(f"the local configuration would be over {CONFIGURATION_BYTES_MAX} bytes")
+
+    def _forget_documents(self, before: set[str]) -> None:
+        """Documents that neither this generation nor the one before it names."""
+        used = before | {service.document for service in self.services}
+        for file in (self._directory / DESCRIPTIONS).glob("*.json"):
+            if file.stem not in used:
+                file.unlink(missing_ok=True)
+
+    def _known(self, service_id: str) -> Service | None:
+        return next((service for service in self.services if service.id == service_id), None)
+
+
+def _given(storage: DurableStorage) -> Callable[[], DurableStorage]:
+    return lambda: storage
+
+
+def _put(tables: TinyDB, table: str, key: str, row: dict[str, Any]) -> None:
+    tables.table(table).upsert(row, where(key) == row[key])
+
+
+def _drop(tables: TinyDB, table: str, key: str, value: str) -> None:
+    tables.table(table).remove(where(key) == value)
+
+
+def _drop_service(tables: TinyDB, service_id: str) -> None:
+    _drop(tables, "services", "id", service_id)
+    _drop(tables, "rights", "service", service_id)
+
+
+def _same_right(row: dict[str, str]) -> Any:
+    return (
+        where("service").test(row["service"].__eq__)
+        & where("client").test(row["client"].__eq__)
+        & ((where("method") == row["method"]) & (where("path") == row["path"]))
+    )
+
+
+def _put_right(tables: TinyDB, row: dict[str, str]) -> None:
+    tables.table("rights").upsert(row, _same_right(row))
+
+
+def _drop_right(tables: TinyDB, row: dict[str, str]) -> None:
+    tables.table("rights").remove(_same_right(row))
+
+
+def _texts(certificates: tuple[bytes, ...]) -> list[str]:
+    return [base64.b64encode(certificate).decode() for certificate in certificates]
+
+
+def _fingerprint(certificate: bytes) -> str:
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def _ders(texts: list[str]) -> tuple[bytes, ...]:
+    return tuple(base64.b64decode(text) for text in texts)
+
+
+def _client(row: dict[str, Any]) -> Client:
+    return Client(row["subsystem"], row["mode"], _ders(row["certificates"]))
+
+
+def _service(row: dict[str, Any]) -> Service:
+    endpoints = tuple((method, path) for method, path in row["endpoints"])
+    return Service(**{**row, "certificates": _ders(row["certificates"]), "endpoints": endpoints})
+
+
+def _right(row: dict[str, Any]) -> Right:
+    return Right(**row)

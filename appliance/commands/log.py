@@ -1,0 +1,240 @@
+"""`xacbe log`: the message log for a person: what was exchanged, and any message as a container that others can verify.
+
+Reading is a right, and each read of a record's content is itself recorded with its reason before anything is shown (IV.2.III.B).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from appliance import durable
+from appliance.clock import iso, to_us
+from appliance.commands.verbs import add_verb
+from appliance.errors import RefusedError
+from appliance.messagelog.wire import ListRecords, ReadRecord, RecordContent, RecordSummary
+from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
+from appliance.seal.container import Contents, write_container
+from appliance.texts import text
+from appliance.topology import CONSOLE
+
+HELP = "log.help"
+LIST_DEFAULT = 50
+POLL_S = 0.2
+READ_S_MAX = 60.0
+_SEQUENCE_DIGITS_MAX = 18
+
+
+class NotStampedYetError(RefusedError):
+    """The record has no time stamp yet: a container of it would prove nothing (sheet 5.6)."""
+
+    kind = "log.not_stamped"
+
+
+class NoSuchRecordError(RefusedError):
+    """Nothing in the log by that number or id."""
+
+    kind = "log.unknown_record"
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    content: RecordContent
+    body: bytes | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    listing = add_verb(verbs, "list", "log.list")
+    listing.add_argument("--id", default="", help=text("log.id"))
+    listing.add_argument("--client", default="", help=text("log.client"))
+    listing.add_argument("--service", default="", help=text("log.service"))
+    listing.add_argument("--since", type=_moment_us, default=0, metavar="TIME", help=text("log.since"))
+    listing.add_argument("--until", type=_moment_us, default=0, metavar="TIME", help=text("log.until"))
+    listing.add_argument("--limit", type=int, default=LIST_DEFAULT, help=text("log.limit"))
+    show, export = add_verb(verbs, "show", "log.show"), add_verb(verbs, "export", "log.export")
+    for verb in (show, export):
+        verb.add_argument("record", metavar="SEQUENCE|ID", help=text("log.record"))
+        direction = verb.add_mutually_exclusive_group()
+        direction.add_argument("--request", dest="direction", action="store_const", const="request", help=text("log.request"))
+        direction.add_argument("--response", dest="direction", action="store_const", const="response", help=text("log.response"))
+        verb.add_argument("--reason", default="operator at console", help=text("log.reason"))
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help=text("log.out"))
+    export.add_argument("--wait", type=float, default=0.0, metavar="S", help=text("log.wait"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    match arguments.verb:
+        case "list":
+            return _list(arguments)
+        case "show":
+            return _show(arguments)
+        case _:
+            return _export(arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    wanted = ListRecords(
+        arguments.limit, arguments.id, arguments.client, arguments.service, since_us=arguments.since, until_us=arguments.until
+    )
+    found = _search(arguments.state, wanted)
+    if arguments.json:
+        print(json.dumps([_facts(record) for record in found], ensure_ascii=False, indent=1))
+        return 0
+    for record in found:
+        print(_line(record))
+    if not found:
+        print(text("log.none"))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    read = _read(arguments, _chosen(arguments))
+    content, facts = read.content, _facts(read.content.summary)
+    if arguments.json:
+        print(json.dumps(facts | _content_facts(read), ensure_ascii=False, indent=1))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:20} {_printable(str(value)) if value is not None else '-'}")
+    print(f"{'body_bytes':20} {len(read.body or b'')}")
+    print()
+    print(_printable(content.message.decode("utf-8", "replace"), lines=True))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Refuses while the record has no stamp; `--wait` gives the authority time first."""
+    deadline = time.monotonic() + arguments.wait
+    record = _chosen(arguments)
+    while record.stamped_at_us is None:
+        if time.monotonic() >= deadline:
+            raise NotStampedYetError(text("log.not_stamped", sequence=record.sequence, state=text(f"log.state.{record.state}")))
+        time.sleep(POLL_S)
+        record = _by_sequence(arguments.state, record.sequence, record.query_id)
+    read = _read(arguments, record)
+    durable.write_file(arguments.out.absolute(), container_of(read.content, read.body))
+    if arguments.json:
+        print(json.dumps({"sequence": record.sequence, "file": str(arguments.out)}))
+    else:
+        print(text("log.exported", sequence=record.sequence, file=arguments.out))
+    return 0
+
+
+def container_of(content: RecordContent, body: bytes | None) -> bytes:
+    """The record as an ASiC-E container, the same bytes every time (sheet 4.9)."""
+    seal = content.seal
+    contents = Contents(
+        message=content.message,
+        signature=seal.signature,
+        chain_result=seal.chain_result,
+        chain=seal.chain,
+        stamp_token=content.stamp_token,
+        stamp_chain_result=content.ts_chain_result,
+        stamp_chain=content.ts_chain,
+        attachments=() if body is None else (body,),
+    )
+    return write_container(contents, content.summary.at_us)
+
+
+# -- asking the recorder
+
+
+def _client(state: Path) -> BlockingClient:
+    return BlockingClient(channel_path(state, "recorder", CONSOLE))
+
+
+def _search(state: Path, wanted: ListRecords) -> list[RecordSummary]:
+    found: list[RecordSummary] = _client(state).call("list_records", wanted, list[RecordSummary])
+    return found
+
+
+def _chosen(arguments: argparse.Namespace) -> RecordSummary:
+    """By number, or the newest by query id (of one direction, where a query left both). Raises NoSuchRecordError."""
+    wanted: str = arguments.record
+    if wanted.isascii() and wanted.isdecimal() and len(wanted) <= _SEQUENCE_DIGITS_MAX:
+        return _by_sequence(arguments.state, int(wanted), "")
+    direction = arguments.direction
+    found = [each for each in _search(arguments.state, ListRecords(query_id=wanted)) if direction in (None, each.direction)]
+    if not found:
+        raise NoSuchRecordError(text("log.no_such", record=_printable(wanted)))
+    # without a direction: the request, which is what was asked
+    return next((each for each in found if each.direction == "request"), found[0])
+
+
+def _by_sequence(state: Path, sequence: int, query_id: str) -> RecordSummary:
+    found = _search(state, ListRecords(limit=1, query_id=query_id, sequence=sequence))
+    if not found:
+        raise NoSuchRecordError(text("log.no_such", record=sequence))
+    return found[0]
+
+
+def _read(arguments: argparse.Namespace, record: RecordSummary) -> _Read:
+    return asyncio.run(_read_record(arguments.state, ReadRecord(record.sequence, arguments.reason)))
+
+
+async def _read_record(state: Path, wanted: ReadRecord) -> _Read:
+    """The answer always brings a descriptor: of the body's file, or of nothing."""
+    client = LocalClient(channel_path(state, "recorder", CONSOLE))
+    try:
+        content, descriptor = await client.call_for_descriptor("read_record", wanted, RecordContent, READ_S_MAX)
+    finally:
+        client.close()
+    with os.fdopen(descriptor, "rb") as file:
+        return _Read(content, file.read() if content.body_in_descriptor else content.body)
+
+
+# -- printing
+
+
+def _facts(record: RecordSummary) -> dict[str, object]:
+    facts = {name: getattr(record, name) for name in msgspec.structs.asdict(record)}
+    facts["at"] = iso(facts.pop("at_us"))
+    stamped_at_us = facts.pop("stamped_at_us")
+    facts["stamped_at"] = None if stamped_at_us is None else iso(stamped_at_us)
+    return facts
+
+
+def _content_facts(read: _Read) -> dict[str, object]:
+    content, seal = read.content, read.content.seal
+    documents = {
+        "message": content.message,
+        "body": read.body,
+        "signature": seal.signature,
+        "chain_result": seal.chain_result,
+        "chain": seal.chain,
+        "stamp_token": content.stamp_token,
+        "stamp_chain_result": content.ts_chain_result,
+        "stamp_chain": content.ts_chain,
+    }
+    encoded = {name: None if data is None else base64.b64encode(data).decode() for name, data in documents.items()}
+    return {"ocsp_produced_at": iso(seal.ocsp_produced_at_us), "base64": encoded}
+
+
+def _line(record: RecordSummary) -> str:
+    return (
+        f"{record.sequence:>10}  {iso(record.at_us)}  {text(f'log.state.{record.state}'):<13} {text(f'log.side.{record.side}'):<10}"
+        f" {text(f'log.direction.{record.direction}'):<10} {record.bytes:>9}  {_printable(record.query_id)}"
+        f"  {_printable(record.client)} -> {_printable(record.service)}"
+    )
+
+
+def _printable(written: str, *, lines: bool = False) -> str:
+    """Names come from outside: nothing of them may move a terminal's cursor."""
+    return "".join(c if c.isprintable() or (lines and c == "\n") else ("" if c == "\r" and lines else "\ufffd") for c in written)
+
+
+def _moment_us(written: str) -> int:
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        raise argparse.ArgumentTypeError(text("log.bad_time", written=_printable(written))) from None
+    return to_us(moment if moment.tzinfo is not None else moment.astimezone())

@@ -1,0 +1,85 @@
+"""The client's half of an exchange: information system -> us -> the provider's box -> us -> information system.
+
+Pure over its ports. Order (house rules 2-4): who asks and how they proved it, where to, the whole body, seal, **record durable**, send;
+then for the answer: seal verified, **record durable and stamped**, the eight-hour rule, and only then the information system sees a byte
+of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.access.rights import HTTP, MUTUAL_TLS, AuthenticationError, Client, ClientUnknownError
+from appliance.clock import Clock
+from appliance.exchange import routing
+from appliance.exchange.evidence import check_delivery, verified
+from appliance.exchange.local_view import LocalView
+from appliance.exchange.ports import Body, BodySource, Log, Peers, Sealed, Sealer, Trust
+from appliance.exchange.records import record_of
+from appliance.messagelog.wire import CLIENT, REQUEST, RESPONSE
+from appliance.model.identifiers import ServerId
+from appliance.net.message_protocol import RestRequest, RestResponse, check_response, parse_head, request_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How the information system reached us: over TLS or not, and with which certificate (DER)."""
+
+    tls: bool
+    certificate: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A verified, recorded answer that may be given to the information system."""
+
+    response: RestResponse
+    body: Body | None
+
+
+class ClientSide:
+    """Carries out exchanges for the information systems of this box."""
+
+    def __init__(self, server: ServerId, clock: Clock, trust: Trust, sealer: Sealer, log: Log, peers: Peers) -> None:
+        self._server, self._clock = server, clock
+        self._trust, self._sealer, self._log, self._peers = trust, sealer, log, peers
+
+    async def answer(self, request: RestRequest, arrival: Arrival, local: LocalView, source: BodySource) -> Delivery:
+        """One exchange from a parsed request to an answer that may be delivered. Raises leaves of every family."""
+        shared = self._trust.shared()
+        # (1) the client is ours, registered with CEIQROO for this box, and proved itself as its mode asks
+        client = local.client(request.client)
+        if client is None or not routing.is_registered(request.client, self._server, shared):
+            raise ClientUnknownError(f"{request.client} is not a registered client of this box")
+        check_authentication(client, arrival)
+        # (2) the provider has a box, or the one that was asked for
+        servers = routing.servers_for(request.service.provider, request.security_server, shared)
+        # (3) the body is here completely before anything is sealed or sent
+        body = await source.receive()
+        # (4) sealed with the member's key, (5) durable before anything leaves
+        parts = [("/message.xml", request.digest)] + ([("/attachment1", body.digest)] if body else [])
+        seal = await self._sealer.seal(request.client.member, parts)
+        sent = Sealed(request.head, body, seal)
+        await self._log.append(record_of(request, sent, side=CLIENT, direction=REQUEST, received=False))
+        # (6) the peer answers with a sealed message, or with a fault that is passed on
+        answer = await self._peers.exchange(servers, request.service.provider, sent, request.request_id)
+        # (7) the answer's seal is the provider's, and it answers this very request
+        response = parse_head(answer.head)
+        if not isinstance(response, RestResponse):
+            raise routing.AnswerBrokenError("the peer answered with a request")
+        answer = verified(answer, response.digest, request.service.provider, shared, self._clock.now_us())
+        check_response(response, request, request_hash(request.digest, body.digest if body else None))
+        # (8) durable and stamped, (9) within the eight-hour rule: now it may be delivered
+        appended = await self._log.append(record_of(request, answer, side=CLIENT, direction=RESPONSE, received=True))
+        check_delivery(answer.seal, appended)
+        return Delivery(response, answer.body)
+
+
+def check_authentication(client: Client, arrival: Arrival) -> None:
+    """The client's mode against how it came: HTTP takes anything, HTTPS needs TLS, mutual TLS a registered certificate."""
+    if client.mode == HTTP:
+        return
+    if not arrival.tls:
+        raise AuthenticationError(f"{client.subsystem} must use HTTPS")
+    if client.mode == MUTUAL_TLS and (arrival.certificate is None or arrival.certificate not in client.certificates):
+        raise AuthenticationError(f"{client.subsystem} must show a registered certificate")

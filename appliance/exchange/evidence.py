@@ -1,0 +1,43 @@
+"""May a peer's message be believed, and may it be delivered.
+
+Pure. Rules IV.3.I (the sender is the signing certificate's member), IV.3.V and IV.3.VI: a message that came from a peer is delivered
+only with its time stamp, or provisionally within the grace that CEIQROO signed; the recorder keeps that deadline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from appliance.errors import UnverifiedError
+from appliance.exchange.ports import Sealed
+from appliance.messagelog.wire import Appended, Seal
+from appliance.model.identifiers import ClientId
+from appliance.seal.verify import MessageParts, verify_message
+from appliance.trust.autonomy import check_evidence_gap
+from appliance.trust.global_configuration import SharedParameters
+
+
+class NotStampedError(UnverifiedError):
+    """A received message has neither a time stamp nor a grace to wait for one: it must not be processed."""
+
+    kind = "seal.not_stamped"
+
+
+def verified(sealed: Sealed, head_digest: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> Sealed:
+    """The message with the times of its own OCSP response, after its seal was found to be the sender's and to cover every part.
+
+    Raises UnverifiedError leaves (seal.*, chain.*, ocsp.*).
+    """
+    attachments = [sealed.body.digest] if sealed.body else []
+    seal = sealed.seal
+    facts = verify_message(MessageParts(head_digest, attachments), seal.signature, seal.chain_result, seal.chain, sender, shared, at_us)
+    timed = Seal(seal.signature, seal.chain_result, seal.chain, facts.ocsp.produced_at_us, facts.ocsp.this_update_us)
+    return replace(sealed, seal=timed)
+
+
+def check_delivery(seal: Seal, appended: Appended) -> None:
+    """Raises EvidenceGapError or NotStampedError; returns where the message may reach an information system."""
+    if appended.stamped_at_us is not None:
+        check_evidence_gap(seal.ocsp_produced_at_us, seal.ocsp_this_update_us, appended.stamped_at_us, appended.accuracy_us)
+    elif appended.provisional_until_us is None:
+        raise NotStampedError("neither stamped nor within a grace")

@@ -1,0 +1,30 @@
+"""This box's own clients, services and rights, indexed for the hot path.
+
+Pure. Built anew whenever the supervisor announces a change or the global groups change; never mutated.
+"""
+
+from __future__ import annotations
+
+from appliance.access.rights import Client, RightsTable, Service
+from appliance.model.identifiers import ClientId, ServiceId
+from appliance.supervision.wire import LocalConfiguration
+
+
+class LocalView:
+    """Look-ups by identifier, and decisions by the table of rights."""
+
+    def __init__(self, configuration: LocalConfiguration, groups: dict[str, frozenset[ClientId]]) -> None:
+        self.generation = configuration.generation
+        self.rights = RightsTable(configuration.rights, groups)
+        self._clients = {client.subsystem: client for client in configuration.clients}
+        self._services = {service.id: service for service in configuration.services}
+        self.client_certificates = tuple({der for client in configuration.clients for der in client.certificates})
+
+    def client(self, client: ClientId) -> Client | None:
+        return self._clients.get(str(client))
+
+    def service(self, service: ServiceId) -> Service | None:
+        return self._services.get(str(service))
+
+    def services(self) -> list[Service]:
+        return list(self._services.values())

@@ -1,0 +1,139 @@
+"""Is the box at the other end of a TLS connection who it must be: the three-part check of authentication certificates.
+
+Pure. Rules I.4.XVIII, IV.2.I; sheet 3.2: (1) issued by an approved CA, (2) equal to the one registered with CEIQROO, (3) a valid OCSP
+response. TLS itself has only proved that the peer holds the key. Every message is checked again, also on resumed connections: a finding
+holds for RECHECK_US and never longer than the global configuration it was made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from appliance.clock import Clock
+from appliance.errors import RefusedError, UnverifiedError, XacbeError
+from appliance.model.identifiers import ClientId
+from appliance.trust import chains, ocsp
+from appliance.trust.global_configuration import CaCertificate, SecurityServer, SharedParameters
+
+RECHECK_US = 60_000_000
+"""X-Road's own period for verified OCSP responses (sheet 10.3)."""
+FINDINGS_MAX = 4096
+
+
+class PeerNotRegisteredError(RefusedError):
+    """The certificate is not one that CEIQROO registered for this purpose."""
+
+    kind = "peer.not_registered"
+
+
+class PeerEvidenceMissingError(UnverifiedError):
+    """No OCSP response for the peer's certificate came along or could be fetched."""
+
+    kind = "peer.evidence_missing"
+
+
+class PeerCertificateError(UnverifiedError):
+    """The peer's authentication certificate or its OCSP response is not acceptable; the message says why, for our own log."""
+
+    kind = "peer.certificate_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    server: SecurityServer
+    until_us: int
+
+
+class PeerTrust:
+    """Judges authentication certificates; remembers good findings for a minute."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._findings: dict[bytes, _Finding] = {}
+        self._made_with: SharedParameters | None = None
+
+    def check_registered(self, certificate: bytes, shared: SharedParameters) -> SecurityServer:
+        """At the end of a handshake: the certificate is that of some server. Raises PeerNotRegisteredError."""
+        server = shared.server_by_auth_hash(hashlib.sha256(certificate).digest())
+        if server is None:
+            raise PeerNotRegisteredError("the certificate is not registered for any security server")
+        return server
+
+    def check_sender(self, certificate: bytes, responses: Sequence[bytes], client: ClientId, shared: SharedParameters) -> None:
+        """At the provider, for each message: the connection's box is one on which the client is registered."""
+        server = self._believed(certificate, responses, shared)
+        if server not in shared.servers_of(client):
+            raise PeerNotRegisteredError(f"{client} is not registered on {server.id}")
+
+    def check_provider(self, certificate: bytes, responses: Sequence[bytes], provider: ClientId, shared: SharedParameters) -> None:
+        """At the client, before anything is sent: the connection's box serves this provider."""
+        server = self._believed(certificate, responses, shared)
+        if server not in shared.servers_of(provider):
+            raise PeerNotRegisteredError(f"{server.id} does not serve {provider}")
+
+    def known(self, certificate: bytes, shared: SharedParameters) -> bool:
+        """Whether a finding still holds, so that no OCSP response need be fetched."""
+        return self._finding(_key(certificate), shared) is not None
+
+    def _believed(self, certificate: bytes, responses: Sequence[bytes], shared: SharedParameters) -> SecurityServer:
+        key = _key(certificate)
+        finding = self._finding(key, shared)
+        if finding is not None:
+            return finding.server
+        server = self.check_registered(certificate, shared)
+        now_us = self._clock.now_us()
+        leaf = _parse(certificate)
+        if not chains.is_authentication_certificate(leaf):
+            raise PeerNotRegisteredError("not an authentication certificate")
+        try:
+            for subject, issuer in chains.check_path(leaf, (), shared, now_us):
+                _check_responses(responses, subject, issuer, shared, now_us)
+        except PeerEvidenceMissingError:
+            raise
+        except UnverifiedError as error:
+            raise PeerCertificateError(f"{error.kind}: {error}") from error
+        if len(self._findings) >= FINDINGS_MAX:
+            self._findings.clear()
+        self._findings[key] = _Finding(server, now_us + RECHECK_US)
+        return server
+
+    def _finding(self, key: bytes, shared: SharedParameters) -> _Finding | None:
+        if shared is not self._made_with:
+            self._findings.clear()
+            self._made_with = shared
+        finding = self._findings.get(key)
+        return finding if finding is not None and self._clock.now_us() < finding.until_us else None
+
+
+def _key(certificate: bytes) -> bytes:
+    return hashlib.sha256(certificate).digest()
+
+
+def _parse(certificate: bytes) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(certificate)
+    except ValueError:
+        raise PeerNotRegisteredError("the certificate cannot be read") from None
+
+
+def _check_responses(
+    responses: Sequence[bytes],
+    certificate: x509.Certificate,
+    issuer: CaCertificate,
+    shared: SharedParameters,
+    at_us: int,
+) -> None:
+    """One of the responses vouches for the certificate; otherwise the finding about the last one is raised."""
+    refusal: XacbeError = PeerEvidenceMissingError("no OCSP response for the peer's certificate")
+    for response in responses:
+        try:
+            ocsp.check_response(response, certificate, issuer, shared, at_us)
+        except UnverifiedError as error:
+            refusal = error
+        else:
+            return
+    raise refusal

@@ -1,0 +1,81 @@
+"""The provider's half of an exchange: the client's box -> us -> information system -> us -> the client's box.
+
+Pure over its ports. Order: peer, size, access, replay, seal, evidence, **record durable and stamped**, deliver; then for the answer: seal,
+**record durable**, send. What is refused never reaches the information system.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.access.rights import NoRightError, Service, ServiceDisabledError, UnknownServiceError
+from appliance.clock import Clock
+from appliance.exchange.evidence import check_delivery, verified
+from appliance.exchange.local_view import LocalView
+from appliance.exchange.peer_trust import PeerTrust
+from appliance.exchange.ports import Log, Sealed, SealedSource, Sealer, System, SystemAnswer, Trust
+from appliance.exchange.records import record_of
+from appliance.exchange.routing import ProviderUnknownError, is_registered
+from appliance.messagelog.wire import PROVIDER, REQUEST, RESPONSE
+from appliance.model.identifiers import ServerId
+from appliance.net import message_protocol
+from appliance.net.message_protocol import RestRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is on the other end of the mutual TLS connection: its certificate (DER), and the OCSP responses that came along."""
+
+    certificate: bytes
+    ocsp_responses: tuple[bytes, ...]
+
+
+class ProviderSide:
+    """Carries out exchanges for the services of this box."""
+
+    def __init__(self, server: ServerId, clock: Clock, trust: Trust, peers: PeerTrust, sealer: Sealer, log: Log, system: System) -> None:
+        self._server, self._clock, self._trust, self._peers = server, clock, trust, peers
+        self._sealer, self._log, self._system = sealer, log, system
+
+    async def answer(self, request: RestRequest, peer: Peer, local: LocalView, source: SealedSource) -> Sealed:
+        """One exchange from a request's head to a sealed answer that may be sent. Raises leaves of every family."""
+        shared = self._trust.shared()
+        # (1) the connection's certificate is registered for a server of the client, issued by an approved CA, and good now
+        self._peers.check_sender(peer.certificate, peer.ocsp_responses, request.client, shared)
+        # (2) may this client do this: before its body is received
+        service = self._admit(request, local)
+        # (3) the whole message, (4) its seal: by the client's member, over head and body as received
+        sealed = await source.receive()
+        sealed = verified(sealed, request.digest, request.client, shared, self._clock.now_us())
+        # (5) durable, stamped and not seen before (the recorder's guard against replay); (6) within the eight-hour rule
+        appended = await self._log.append(record_of(request, sealed, side=PROVIDER, direction=REQUEST, received=True))
+        check_delivery(sealed.seal, appended)
+        # (7) now the information system may see it
+        body = sealed.body if message_protocol.forwards_body(request.method) else None
+        answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
+        # (8) its answer is sealed, (9) durable, and only then sent
+        return await self._seal_answer(request, sealed, answered)
+
+    def _admit(self, request: RestRequest, local: LocalView) -> Service:
+        shared = self._trust.shared()
+        if not is_registered(request.service.provider, self._server, shared):
+            raise ProviderUnknownError(f"{request.service.provider} is not a registered client of this box")
+        service = local.service(request.service)
+        if service is None:
+            raise UnknownServiceError(f"{request.service} is not offered here")
+        decision = local.rights.decide(request.client, service.id, request.method, request.service_path)
+        if not decision.allowed:
+            raise NoRightError(f"{request.client} may not {request.method} {request.service}: {decision.detail}")
+        if not service.enabled:
+            raise ServiceDisabledError(f"{request.service} is switched off")
+        return service
+
+    async def _seal_answer(self, request: RestRequest, asked: Sealed, answered: SystemAnswer) -> Sealed:
+        digest = message_protocol.request_hash(request.digest, asked.body.digest if asked.body else None)
+        head = message_protocol.response_head(answered.status, answered.reason, answered.headers, request, digest)
+        parts = [("/message.xml", message_protocol.digest_of(head))]
+        if answered.body is not None:
+            parts.append(("/attachment1", answered.body.digest))
+        sealed = Sealed(head, answered.body, await self._sealer.seal(request.service.provider.member, parts))
+        await self._log.append(record_of(request, sealed, side=PROVIDER, direction=RESPONSE, received=False))
+        return sealed

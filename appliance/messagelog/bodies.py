@@ -1,0 +1,88 @@
+"""Bodies beyond the inline limit: unnamed files that the relay fills and the log names.
+
+A file without a name vanishes by itself when its last descriptor is closed: nothing is left of a body whose message was never logged. The
+bytes are synced by a thread of their own before the record is queued: a large body holds no other message up. Naming, syncing the
+directory and writing the record are the writer's (`store`). Nothing is encrypted yet: `open` is where a data key will be given out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from appliance.clock import Clock
+from appliance.errors import RefusedError
+from appliance.messagelog.disk import Disk
+from appliance.messagelog.group_commit import LogBusyError
+from appliance.messagelog.groups import LogFullError
+from appliance.messagelog.store import BODIES
+
+OPEN_MAX = 1024
+"""As many as the relay may have exchanges in flight; each costs one descriptor here."""
+UNCLAIMED_S_MAX = 900.0
+"""A body that arrives more slowly than this is given up: 1 GiB in 15 minutes is 1.2 MB/s."""
+
+
+class UnknownBodyError(RefusedError):
+    """The message names a body that was not opened here, was claimed already, or is not what the record says."""
+
+    kind = "log.unknown_body"
+
+
+@dataclass(slots=True)
+class _Open:
+    handle: int
+    since_s: float
+
+
+class Bodies:
+    """Opened bodies. Invariant: each is claimed by one message at most, or dropped."""
+
+    def __init__(self, disk: Disk, clock: Clock, room: Callable[[], int], executor: Executor) -> None:
+        self._disk, self._clock, self._room, self._executor = disk, clock, room, executor
+        self._open: dict[int, _Open] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, bytes_expected: int | None) -> tuple[int, int]:
+        """(number, descriptor for the relay, which whoever sends it closes). Raises LogFullError, LogBusyError."""
+        self.drop_old()
+        if len(self._open) >= OPEN_MAX:
+            raise LogBusyError(f"{len(self._open)} bodies are open")
+        if self._room() <= (bytes_expected or 0):
+            raise LogFullError("no room for the body")
+        handle = self._disk.open_unnamed(BODIES)
+        number = next(self._numbers)
+        self._open[number] = _Open(handle, self._clock.monotonic_s())
+        return number, os.dup(handle)
+
+    async def claim(self, number: int, size: int) -> int:
+        """The body's file, complete and with durable bytes; the caller closes it. Raises UnknownBodyError, SyncFailedError."""
+        found = self._open.pop(number, None)
+        if found is None:
+            raise UnknownBodyError(f"no open body {number}")
+        try:
+            if self._disk.size(found.handle) != size:
+                raise UnknownBodyError(f"the body has {self._disk.size(found.handle)} bytes, the record says {size}")
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._disk.sync, found.handle)
+        except BaseException:
+            self._disk.close(found.handle)
+            raise
+        return found.handle
+
+    def drop_old(self) -> None:
+        """Gives up what nobody claimed in time."""
+        limit = self._clock.monotonic_s() - UNCLAIMED_S_MAX
+        for number in [number for number, each in self._open.items() if each.since_s < limit]:
+            self._disk.close(self._open.pop(number).handle)
+
+    def close(self) -> None:
+        for each in self._open.values():
+            self._disk.close(each.handle)
+        self._open.clear()

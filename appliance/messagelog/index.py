@@ -1,0 +1,291 @@
+"""The index of the log: an SQLite file that can be thrown away.
+
+It answers look-ups in well under a millisecond; at start it says which records have no stamp yet and which sealed messages came lately. It
+is written in batches, off the hot path and behind the sync; what it missed is read again from the segments, and when it is damaged, of
+another format or does not agree with the log it is built anew. The segments alone are the truth.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.messagelog.groups import Written
+from appliance.messagelog.record import (
+    MessageEntry,
+    OutageEntry,
+    Position,
+    SignatureEntry,
+    StampEntry,
+    UnconfirmedEntry,
+)
+from appliance.messagelog.stamping import Waiting
+from appliance.messagelog.wire import ListRecords, RecordSummary
+
+FORMAT = 1
+WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE = "waiting", "stamped", "provisional", "unconfirmed"
+_W, _S, _P, _U = 0, 1, 2, 3
+_STATES = (WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE)
+REPLAY_BYTES = 8
+"""As many as the replay guard keeps of a key."""
+LIST_MAX = 1000
+"""Records in one answer to `list_records`."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS name (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
+CREATE TABLE IF NOT EXISTS signature (sequence INTEGER PRIMARY KEY, offset INTEGER, digest BLOB);
+CREATE TABLE IF NOT EXISTS stamp (sequence INTEGER PRIMARY KEY, offset INTEGER);
+CREATE TABLE IF NOT EXISTS message (
+  sequence INTEGER PRIMARY KEY, offset INTEGER, at_us INTEGER, side INTEGER, direction INTEGER, query_id TEXT, request_id TEXT,
+  client INTEGER, service INTEGER, represented INTEGER, bytes INTEGER, signature INTEGER, ends_us INTEGER,
+  replay BLOB, produced_us INTEGER,
+  state INTEGER, stamp INTEGER, stamped_at_us INTEGER, until_us INTEGER);
+CREATE INDEX IF NOT EXISTS message_query ON message (query_id);
+CREATE INDEX IF NOT EXISTS message_client ON message (client);
+CREATE INDEX IF NOT EXISTS message_service ON message (service);
+CREATE INDEX IF NOT EXISTS message_at ON message (at_us);
+CREATE INDEX IF NOT EXISTS message_represented ON message (represented) WHERE represented IS NOT NULL;
+CREATE INDEX IF NOT EXISTS message_open ON message (sequence) WHERE state IN (0, 2);
+"""
+
+_INSERT = "INSERT OR REPLACE INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_SUMMARY = """SELECT m.sequence, m.at_us, m.side, m.direction, m.query_id, m.request_id, c.text, s.text,
+m.bytes, m.state, m.stamped_at_us, r.text
+FROM message m JOIN name c ON c.id = m.client JOIN name s ON s.id = m.service LEFT JOIN name r ON r.id = m.represented """
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message's parts lie: offsets within the segments of their sequences."""
+
+    offset: int
+    signature: int
+    signature_offset: int
+    stamp: int | None
+    stamp_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """What the log says is unfinished, for the start."""
+
+    waiting: list[Waiting]
+    provisional: dict[int, int]
+    outage_since_us: int | None
+
+
+class Index:
+    """One connection, used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names: dict[str, int] = {}
+        self._connection = self._opened()
+
+    # -- life
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            connection = self._connect()
+            found = connection.execute("SELECT value FROM state WHERE key = 'format'").fetchone()
+            if found is not None and found[0] != FORMAT:
+                raise sqlite3.DatabaseError("another format")
+        except sqlite3.DatabaseError:  # damaged, or not ours: it is only an index
+            self.discard()
+            connection = self._connect()
+        connection.execute("INSERT OR IGNORE INTO state VALUES ('format', ?)", (FORMAT,))
+        connection.commit()
+        self._names = {text: number for number, text in connection.execute("SELECT id, text FROM name")}
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, check_same_thread=False)  # the recorder's index thread, then its successor
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # NORMAL: after a power cut it is older, never inconsistent; with OFF it could silently lack rows
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA cache_size = -8192")
+            connection.executescript(_TABLES)
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+        return connection
+
+    def discard(self) -> None:
+        """Deletes the files."""
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def rebuild(self) -> None:
+        """Begins anew, empty."""
+        self._connection.close()
+        self.discard()
+        self._connection = self._opened()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    # -- following the log
+
+    def position(self) -> Position:
+        """The last record that is in the index, with its link: believed only if the log agrees."""
+        found: dict[str, Any] = dict(self._connection.execute("SELECT key, value FROM state WHERE key IN ('sequence', 'link')"))
+        return Position(found["sequence"], found["link"]) if len(found) == 2 else Position()
+
+    def apply(self, records: Iterable[Written], position: Position) -> None:
+        """Takes in durable records in order, up to `position`, in one transaction."""
+        messages: dict[int, list[Any]] = {}
+        with self._connection as connection:
+            for written in records:
+                self._take(connection, written, messages)
+            connection.executemany(_INSERT, messages.values())
+            connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", [("sequence", position.sequence), ("link", position.link)])
+
+    def _take(self, connection: sqlite3.Connection, written: Written, messages: dict[int, list[Any]]) -> None:
+        entry = written.entry
+        if isinstance(entry, MessageEntry):
+            messages[written.sequence] = self._row(connection, written, entry)
+        elif isinstance(entry, SignatureEntry):
+            connection.execute("INSERT OR REPLACE INTO signature VALUES (?,?,?)", (written.sequence, written.offset, entry.digest))
+        elif isinstance(entry, StampEntry):
+            connection.execute("INSERT OR REPLACE INTO stamp VALUES (?,?)", (written.sequence, written.offset))
+            change: list[tuple[Any, ...]] = [(_S, written.sequence, entry.gen_time_us, None, each) for each in entry.messages]
+            self._change(connection, messages, change)
+        elif isinstance(entry, OutageEntry):
+            connection.execute("INSERT OR REPLACE INTO state VALUES ('outage', ?)", (entry.started_us if entry.ended_us is None else None,))
+            self._change(connection, messages, [(_P, None, None, until, sequence) for sequence, until in entry.provisional])
+        elif isinstance(entry, UnconfirmedEntry):
+            self._change(connection, messages, [(_U, None, None, None, sequence) for sequence in entry.messages])
+
+    def _change(self, connection: sqlite3.Connection, messages: dict[int, list[Any]], changes: list[tuple[Any, ...]]) -> None:
+        """(state, stamp, stamped_at, until, sequence): in the rows of this batch where they are, else in the table."""
+        elsewhere = []
+        for change in changes:
+            row = messages.get(change[4])
+            if row is None:
+                elsewhere.append(change)
+            else:
+                row[15:19] = change[:4]
+        if elsewhere:
+            connection.executemany("UPDATE message SET state = ?, stamp = ?, stamped_at_us = ?, until_us = ? WHERE sequence = ?", elsewhere)
+
+    def _row(self, connection: sqlite3.Connection, written: Written, entry: MessageEntry) -> list[Any]:
+        represented = entry.represented_party
+        return [
+            written.sequence,
+            written.offset,
+            written.at_us,
+            int(entry.side == "provider"),
+            int(entry.direction == "response"),
+            entry.query_id,
+            entry.request_id,
+            self._name(connection, entry.client),
+            self._name(connection, entry.service),
+            None if represented is None else self._name(connection, represented),
+            len(entry.message) + entry.body_bytes,
+            entry.signature,
+            entry.ends_us,
+            None if entry.replay_key is None else entry.replay_key[:REPLAY_BYTES],
+            entry.ocsp_produced_at_us,
+            _W,
+            None,
+            None,
+            None,
+        ]
+
+    def _name(self, connection: sqlite3.Connection, text: str) -> int:
+        """Names of clients and services are few: numbers keep the rows small."""
+        number = self._names.get(text)
+        if number is None:
+            connection.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
+            number = int(connection.execute("SELECT id FROM name WHERE text = ?", (text,)).fetchone()[0])
+            self._names[text] = number
+        return number
+
+    # -- questions
+
+    def open_work(self) -> OpenWork:
+        """Every message without a stamp that may still get one."""
+        rows = self._connection.execute(
+            "SELECT m.sequence, m.signature, s.digest, m.ends_us, m.at_us, m.until_us"
+            " FROM message m JOIN signature s ON s.sequence = m.signature WHERE m.state IN (0, 2) ORDER BY m.sequence"
+        ).fetchall()
+        waiting = [Waiting(*row[:5]) for row in rows]
+        provisional = {row[0]: row[5] for row in rows if row[5] is not None}
+        outage = self._connection.execute("SELECT value FROM state WHERE key = 'outage'").fetchone()
+        return OpenWork(waiting, provisional, outage[0] if outage else None)
+
+    def replay_keys(self, produced_after_us: int) -> Iterator[tuple[bytes, int]]:
+        """(beginning of the key, time of the OCSP response) of received messages whose response is younger."""
+        yield from self._connection.execute(
+            "SELECT replay, produced_us FROM message WHERE produced_us > ? AND replay IS NOT NULL", (produced_after_us,)
+        )
+
+    def search(self, wanted: ListRecords) -> list[RecordSummary]:
+        """Newest first, at most LIST_MAX."""
+        conditions, values = [], []
+        for column, value in (("m.query_id", wanted.query_id), ("c.text", wanted.client), ("s.text", wanted.service)):
+            if value:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        span: list[object] = list(values)
+        if wanted.sequence:
+            conditions.append("m.sequence = ?")
+            span.append(wanted.sequence)
+        if wanted.since_us:
+            conditions.append("m.at_us >= ?")
+            span.append(wanted.since_us)
+        if wanted.until_us:
+            conditions.append("m.at_us <= ?")
+            span.append(wanted.until_us)
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        order = "ORDER BY m.sequence DESC LIMIT ?"
+        rows = self._connection.execute(_SUMMARY + where + order, [*span, min(max(wanted.limit, 1), LIST_MAX)])
+        return [_summary(row) for row in rows]
+
+    def summary(self, sequence: int) -> RecordSummary | None:
+        row = self._connection.execute(_SUMMARY + "WHERE m.sequence = ?", (sequence,)).fetchone()
+        return None if row is None else _summary(row)
+
+    def place(self, sequence: int) -> Place | None:
+        """Where message `sequence`, its signature and its stamp lie."""
+        row = self._connection.execute(
+            "SELECT m.offset, m.signature, s.offset, m.stamp, t.offset FROM message m JOIN signature s ON s.sequence = m.signature"
+            " LEFT JOIN stamp t ON t.sequence = m.stamp WHERE m.sequence = ?",
+            (sequence,),
+        ).fetchone()
+        return None if row is None else Place(*row)
+
+    def signature_offset(self, sequence: int) -> int | None:
+        row = self._connection.execute("SELECT offset FROM signature WHERE sequence = ?", (sequence,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def digests(self, signatures: list[int]) -> list[bytes]:
+        """SHA-512 of each signature document, in order."""
+        found: dict[int, bytes] = {}
+        for at in range(0, len(signatures), 500):
+            part = signatures[at : at + 500]
+            marks = ",".join("?" * len(part))
+            found |= dict(self._connection.execute(f"SELECT sequence, digest FROM signature WHERE sequence IN ({marks})", part))  # noqa: S608  only question marks
+        return [found[sequence] for sequence in signatures]
+
+    def counts(self) -> tuple[int, int | None]:
+        """Messages, and the newest stamp's time."""
+        newest = "SELECT stamped_at_us FROM message WHERE stamp = (SELECT max(sequence) FROM stamp) LIMIT 1"
+        row = self._connection.execute(newest).fetchone()
+        return int(self._connection.execute("SELECT count(*) FROM message").fetchone()[0]), row[0] if row else None
+
+
+def _summary(row: tuple[Any, ...]) -> RecordSummary:
+    """The columns of _SUMMARY, in the order of the struct."""
+    named = [*row]
+    named[2] = "provider" if row[2] else "client"
+    named[3] = "response" if row[3] else "request"
+    named[9] = _STATES[row[9]]
+    return msgspec.convert(named, RecordSummary)

@@ -1,0 +1,79 @@
+"""Reads records back whole: everything that a container needs, as it was logged."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+from appliance.errors import CorruptStateError
+from appliance.messagelog import record
+from appliance.messagelog.index import Index
+from appliance.messagelog.record import Entry, MessageEntry, SignatureEntry, StampEntry
+from appliance.messagelog.store import Store, UnknownRecordError
+from appliance.messagelog.wire import RecordContent, Seal
+from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
+
+Kind = TypeVar("Kind", bound=Entry)
+
+
+class StampMismatchError(CorruptStateError):
+    """A stored stamp does not cover what the log says it covers."""
+
+    kind = "record.stamp_mismatch"
+
+
+class Reader:
+    """Used by the index's thread only."""
+
+    def __init__(self, store: Store, index: Index) -> None:
+        self._store, self._index = store, index
+
+    def content(self, sequence: int) -> tuple[RecordContent, int | None]:
+        """The record, and a descriptor of its body where that lies in a file. Raises UnknownRecordError, CorruptStateError leaves."""
+        place, summary = self._index.place(sequence), self._index.summary(sequence)
+        if place is None or summary is None:
+            raise UnknownRecordError(f"there is no message {sequence}")
+        message = self._entry(sequence, place.offset, MessageEntry)
+        signature = self._entry(place.signature, place.signature_offset, SignatureEntry)
+        token = chain_result = chain = None
+        if place.stamp is not None and place.stamp_offset is not None:
+            stamp = self._entry(place.stamp, place.stamp_offset, StampEntry)
+            token, chain_result = stamp.token, stamp.chain_result
+            chain = self._stamp_chain(stamp, signature) if chain_result is not None else None
+        descriptor = self._store.open_body(sequence) if message.body_file else None
+        seal = Seal(
+            signature.signature,
+            signature.chain_result,
+            message.chain,
+            signature.ocsp_produced_at_us,
+            signature.ocsp_this_update_us,
+        )
+        content = RecordContent(summary, message.message, message.body, descriptor is not None, seal, token, chain_result, chain)
+        return content, descriptor
+
+    def signature(self, sequence: int) -> bytes:
+        """A signature document by its own sequence. Raises UnknownRecordError."""
+        offset = self._index.signature_offset(sequence)
+        if offset is None:
+            raise UnknownRecordError(f"there is no signature {sequence}")
+        return self._entry(sequence, offset, SignatureEntry).signature
+
+    def _stamp_chain(self, stamp: StampEntry, signature: SignatureEntry) -> bytes:
+        """Made again from the leaves in their order: the same leaves give the same chains (sheet 4.5)."""
+        digests = self._index.digests(stamp.signatures)
+        batch = Batch([[(SIGNATURES, digest)] for digest in digests], STAMP_CHAIN)
+        if batch.result != stamp.chain_result or signature.digest not in digests:
+            raise StampMismatchError("the stamp's leaves do not give the document that was stamped")
+        return batch.chain(digests.index(signature.digest))
+
+    def _entry(self, sequence: int, offset: int, kind: type[Kind]) -> Kind:
+        found = self._store.read(sequence, offset)
+        entry = record.decode_entry(found.kind, found.payload)
+        if not isinstance(entry, kind):
+            raise UnknownRecordError(f"record {sequence} is of another type")
+        return entry
+
+
+def descriptor_for(descriptor: int | None) -> int:
+    """Answers always carry a descriptor, so that the reader need not know beforehand: an empty one where there is no file."""
+    return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) if descriptor is None else descriptor

@@ -1,0 +1,237 @@
+"""The records of the message log: their bytes, the hash that links them, and what each type carries.
+
+Pure. A segment is a head and then records:
+
+    segment  `magic(8) format(2) spare(6) salt(16)`
+    record   `mark(4) length(4) type(1) flags(1) sequence(8) at(8) previous(32)` payload(length) `crc(4)`      big endian
+
+`previous` is the SHA-256 of the record before, without its crc: over head and payload, so every field of every earlier record is under it.
+`mark` is drawn from the segment's salt and seeds the crc: a message whose body spells out a record cannot pass for one after a torn write.
+Records written by one sync form a group; the first of a group is flagged, because it proves that the group before it had been synced.
+Payloads are MessagePack arrays: a newer version appends fields, and a type that this version does not know is carried along unread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any
+
+import msgspec
+
+from appliance.errors import CorruptStateError
+
+MAGIC = b"XACBELOG"
+FORMAT = 1
+SEGMENT_HEAD = Struct("!8sH6x16s")
+SALT_BYTES = 16
+HEAD = Struct("!IIBBQQ32s")
+CRC_BYTES = 4
+NO_LINK = bytes(32)
+"""What the very first record names as the one before."""
+PAYLOAD_BYTES_MAX = 8 << 20
+"""Twice the largest local frame: a longer length is damage, not a record."""
+
+BOOT, CLOSE, SIGNATURE, MESSAGE, STAMP, AUDIT, OUTAGE, UNCONFIRMED = 1, 2, 3, 4, 5, 6, 7, 8
+FIRST_OF_GROUP = 1
+
+Buffer = bytes | mmap.mmap
+
+
+class BrokenLinkError(CorruptStateError):
+    """The log contradicts itself outside a torn tail: somebody or something changed it."""
+
+    kind = "record.broken_link"
+
+    def __init__(self, segment: int, offset: int, sequence: int, why: str) -> None:
+        super().__init__(f"record {sequence} (segment {segment:020d}, byte {offset}): {why}")
+        self.segment, self.offset, self.sequence, self.why = segment, offset, sequence, why
+
+
+class BootEntry(msgspec.Struct, array_like=True):
+    """The recorder started: what it cut off from the end (bytes of a torn, never acknowledged write)."""
+
+    repaired_bytes: int
+
+
+class CloseEntry(msgspec.Struct, array_like=True):
+    """The recorder stopped in order."""
+
+
+class SignatureEntry(msgspec.Struct, array_like=True):
+    """A signature as received or made, kept once for all messages of its batch, byte for byte."""
+
+    digest: bytes
+    """SHA-512 of `signature`: the leaf of batch time stamps (sheet 4.8)."""
+    signature: bytes
+    chain_result: bytes | None
+    ocsp_produced_at_us: int
+    ocsp_this_update_us: int
+
+
+class MessageEntry(msgspec.Struct, array_like=True):
+    """One sealed message. `signature` is the sequence of its SIGNATURE record."""
+
+    side: str
+    direction: str
+    received: bool
+    stamp_first: bool
+    query_id: str
+    request_id: str
+    client: str
+    service: str
+    represented_party: str | None
+    signature: int
+    chain: bytes | None
+    message: bytes
+    body: bytes | None
+    body_file: bool
+    """The body lies in `bodies/<sequence>.body`."""
+    body_bytes: int
+    body_digest: bytes | None
+    ocsp_produced_at_us: int
+    ends_us: int
+    """Last moment at which a stamp may still be given (eight-hour rule, with our margin)."""
+    replay_key: bytes | None
+    """Of a received message; see `messagelog.replay`."""
+
+
+class StampEntry(msgspec.Struct, array_like=True):
+    """A time stamp and what it covers. `signatures` are the leaves in order: sequences of SIGNATURE records."""
+
+    token: bytes
+    gen_time_us: int
+    accuracy_us: int
+    authority: str
+    signatures: list[int]
+    messages: list[int]
+    chain_result: bytes | None
+    """The stamped document of the batch form; None: the token is over the SignatureValue of the only signature."""
+
+
+class AuditEntry(msgspec.Struct, array_like=True):
+    """An act or a refusal; `caller` is the channel it came by."""
+
+    event: str
+    caller: str
+    facts: dict[str, str]
+
+
+class OutageEntry(msgspec.Struct, array_like=True):
+    """Every time-stamping authority is silent since `started_us`; `provisional`: (message, deadline) delivered without a stamp.
+
+    `ended_us` None: still silent. Written before the provisional answers are given, so that a restart resets no deadline.
+    """
+
+    started_us: int
+    ended_us: int | None
+    provisional: list[tuple[int, int]]
+
+
+class UnconfirmedEntry(msgspec.Struct, array_like=True):
+    """Messages whose stamp missed its deadline: no seal can confirm them any more."""
+
+    messages: list[int]
+    ended_us: int
+
+
+Entry = BootEntry | CloseEntry | SignatureEntry | MessageEntry | StampEntry | AuditEntry | OutageEntry | UnconfirmedEntry
+
+ENTRIES: dict[int, type[Entry]] = {
+    BOOT: BootEntry,
+    CLOSE: CloseEntry,
+    SIGNATURE: SignatureEntry,
+    MESSAGE: MessageEntry,
+    STAMP: StampEntry,
+    AUDIT: AuditEntry,
+    OUTAGE: OutageEntry,
+    UNCONFIRMED: UnconfirmedEntry,
+}
+KINDS: dict[type[Entry], int] = {entry: kind for kind, entry in ENTRIES.items()}
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoders: dict[int, msgspec.msgpack.Decoder[Any]] = {kind: msgspec.msgpack.Decoder(entry) for kind, entry in ENTRIES.items()}
+
+
+@dataclass(slots=True)
+class Record:
+    """One record as it lies in a segment. `link` is what the next one names as `previous`; `size` includes head and crc."""
+
+    kind: int
+    flags: int
+    sequence: int
+    at_us: int
+    previous: bytes
+    payload: bytes
+    link: bytes
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class Position:
+    """The end of the chain: the last record's sequence and link. Sequence 0: the log is empty."""
+
+    sequence: int = 0
+    link: bytes = NO_LINK
+
+
+def segment_head(salt: bytes) -> bytes:
+    return SEGMENT_HEAD.pack(MAGIC, FORMAT, salt)
+
+
+def mark_of(head: Buffer) -> int | None:
+    """The mark of a segment's records, or None where the bytes are not a segment's head of a format we know."""
+    if len(head) < SEGMENT_HEAD.size:
+        return None
+    magic, version, salt = SEGMENT_HEAD.unpack_from(head)
+    return zlib.crc32(salt) if magic == MAGIC and version == FORMAT else None
+
+
+def encode_entry(entry: Entry) -> bytes:
+    return _encode(entry)
+
+
+def decode_entry(kind: int, payload: bytes) -> Entry | None:
+    """The payload's struct; None for a type of a newer version. Raises msgspec.MsgspecError where it is not one."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        return None
+    entry: Entry = decoder.decode(payload)
+    return entry
+
+
+def encode(position: Position, mark: int, kind: int, flags: int, at_us: int, payload: bytes) -> bytes:
+    """The next record's bytes; `position` moves on to it."""
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise RuntimeError(f"a payload of {len(payload)} bytes")  # frames and batches are bounded below this
+    position.sequence += 1
+    record = HEAD.pack(mark, len(payload), kind, flags, position.sequence, at_us, position.link) + payload
+    position.link = hashlib.sha256(record).digest()
+    return record + zlib.crc32(record, mark).to_bytes(CRC_BYTES, "big")
+
+
+def read(data: Buffer, offset: int, mark: int) -> Record | None:
+    """The record at `offset`, or None where there is no whole record with a good crc."""
+    if len(data) - offset < HEAD.size + CRC_BYTES:
+        return None
+    found, length, kind, flags, sequence, at_us, previous = HEAD.unpack_from(data, offset)
+    end = offset + HEAD.size + length
+    if found != mark or length > PAYLOAD_BYTES_MAX or end + CRC_BYTES > len(data):
+        return None
+    hashed = data[offset:end]
+    if zlib.crc32(hashed, mark).to_bytes(CRC_BYTES, "big") != data[end : end + CRC_BYTES]:
+        return None
+    link = hashlib.sha256(hashed).digest()
+    return Record(kind, flags, sequence, at_us, previous, hashed[HEAD.size :], link, offset, end + CRC_BYTES - offset)
+
+
+def records(data: Buffer, mark: int, offset: int = SEGMENT_HEAD.size) -> Iterator[Record]:
+    """The whole records from `offset` on, up to the first that is none."""
+    while (record := read(data, offset, mark)) is not None:
+        yield record
+        offset += record.size

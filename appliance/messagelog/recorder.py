@@ -1,0 +1,300 @@
+"""The message log at work: takes sealed messages and audit records, answers when they are durable (and stamped), gives them back.
+
+Everything here happens in the recorder's event loop; the writer thread owns the segments, one more thread owns the index, one syncs bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from appliance.clock import Clock
+from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
+from appliance.journal import event
+from appliance.messagelog import audit
+from appliance.messagelog.bodies import Bodies
+from appliance.messagelog.disk import OsDisk
+from appliance.messagelog.group_commit import GroupCommit
+from appliance.messagelog.groups import Draft, Group, Written
+from appliance.messagelog.index import Index
+from appliance.messagelog.index_follower import IndexFollower
+from appliance.messagelog.reading import Reader, descriptor_for
+from appliance.messagelog.record import AuditEntry, CloseEntry, MessageEntry, SignatureEntry
+from appliance.messagelog.replay import ReplayGuard, replay_key
+from appliance.messagelog.signatures import RecentSignatures
+from appliance.messagelog.stamper import Stamper, TrustAgent
+from appliance.messagelog.stamping import StampQueue, Waiting, WriteUnconfirmed
+from appliance.messagelog.store import Limits, Store
+from appliance.messagelog.wire import (
+    CLIENT,
+    PROVIDER,
+    REQUEST,
+    RESPONSE,
+    Append,
+    Appended,
+    Audit,
+    BodyFile,
+    ListRecords,
+    LogStatus,
+    OpenBody,
+    ReadRecord,
+    RecordSummary,
+    Seal,
+)
+from appliance.net.local_sockets import Handler, Reply
+from appliance.settings import RecorderSettings
+from appliance.trust.autonomy import CREATION_MARGIN_US, EVIDENCE_GAP_MAX_US
+
+INDEX_FILE = "index.sqlite"
+
+_append = msgspec.msgpack.Decoder(Append)
+
+
+class AppendMalformedError(PeerProtocolError):
+    """A neighbour asked for a record that cannot be."""
+
+    kind = "append.malformed"
+
+
+class Recorder:
+    """One open log. Made by `opened` inside a running loop."""
+
+    def __init__(
+        self,
+        root: Path,
+        settings: RecorderSettings,
+        clock: Clock,
+        trust: TrustAgent,
+        log: logging.Logger,
+        stop: Callable[[BaseException], None],
+        on_unconfirmed: Callable[[WriteUnconfirmed], None],
+    ) -> None:
+        """Checks the whole log and brings the index up to it: blocking, some seconds for a million records.
+
+        Raises LogLockedError, BrokenLinkError, SyncFailedError, LogFullError. `stop` ends the process: the outcome of a write is unknown,
+        or the log contradicts itself. It may be called in any thread and does not return, except in tests.
+        """
+        self._clock, self._log, self._stop = clock, log, stop
+        self._disk = OsDisk(root)
+        index = Index(root / INDEX_FILE)
+        indexed = index.position()
+        limits = Limits(segment_bytes_max=settings.segment_bytes_max, reserve_bytes=settings.reserve_bytes)
+        self.store = Store(self._disk, limits, clock, lambda: secrets.token_bytes(16))
+        check = self.store.open([indexed.sequence])
+        if check.watched(indexed.sequence) != indexed.link:
+            event(log, logging.WARNING, "log.index_rebuilt", sequence=indexed.sequence)
+            index.rebuild()
+        self._index_thread = ThreadPoolExecutor(1, "log-index")
+        self._bodies_thread = ThreadPoolExecutor(1, "log-bodies")
+        self._follower = IndexFollower(self.store, index, self._index_thread, log)
+        self._follower.catch_up()
+        self._reader = Reader(self.store, index)
+        self._guard = ReplayGuard()
+        self._recall_replays(index)
+        self._signatures = RecentSignatures()
+        self._bodies = Bodies(self._disk, clock, self.store.room, self._bodies_thread)
+        self._commit = GroupCommit(self.store, settings.waiting_max, self._group_written, stop)
+        self._records, newest_stamp = index.counts()
+        self.stamper = self._stamper(index, trust, on_unconfirmed)
+        self.stamper.last_stamp_us = newest_stamp
+        self.appended = self.refused = 0
+
+    def _recall_replays(self, index: Index) -> None:
+        now_us = self._clock.now_us()
+        for key, produced_at_us in index.replay_keys(now_us - EVIDENCE_GAP_MAX_US):
+            with suppress(XacbeError):  # the same key twice: a message that was logged and then refused for another reason
+                self._guard.claim(key, produced_at_us, now_us)
+
+    def _stamper(self, index: Index, trust: TrustAgent, on_unconfirmed: Callable[[WriteUnconfirmed], None]) -> Stamper:
+        work = index.open_work()
+        moment = self._clock.monotonic_s()
+        stamps = StampQueue(work.waiting, outage_since_us=work.outage_since_us, provisional=work.provisional, now_s=moment)
+        return Stamper(stamps, self._commit, trust, self._signature_document, self._clock, self._log, on_unconfirmed)
+
+    # -- life
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "open_body": self.open_body,
+            "append": self.append,
+            "audit": self.audit,
+            "list_records": self.list_records,
+            "read_record": self.read_record,
+            "log_status": self.log_status,
+        }
+
+    async def run(self) -> None:
+        """For ever: stamps, deadlines, the index."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.stamper.run())
+            group.create_task(self.stamper.tick())
+            group.create_task(self._follower.run())
+
+    async def close(self) -> None:
+        """Writes what was accepted and the CLOSE record, and lets go of everything."""
+        with suppress(XacbeError):
+            await self._commit.append(Draft(CloseEntry(), essential=True))
+        await self._commit.close()
+        await self._follower.close()
+        for executor in (self._index_thread, self._bodies_thread):
+            executor.shutdown()
+        self._bodies.close()
+        self.store.close()
+
+    def _group_written(self, group: Group) -> None:
+        self._follower.follow(group)
+
+    # -- operations
+
+    async def open_body(self, caller: str, payload: bytes) -> Reply:
+        request = msgspec.msgpack.decode(payload, type=OpenBody)
+        number, descriptor = self._bodies.open(request.bytes_expected)
+        return Reply(BodyFile(number), descriptor)
+
+    async def append(self, caller: str, payload: bytes) -> Appended:
+        """Durable, guarded against replay, and stamped where asked.
+
+        Raises MessageReplayedError, ReplayGuardFullError, LogFullError, LogBusyError, StampsOverdueError, UnknownBodyError,
+        NotStampedError.
+        """
+        request = _append.decode(payload)
+        if request.side not in (CLIENT, PROVIDER) or request.direction not in (REQUEST, RESPONSE):
+            raise AppendMalformedError("neither request nor response of a side of ours")
+        self.stamper.stamps.check_room()
+        signature = self._signatures.entry(request.seal)
+        key = self._claim(request, signature)
+        try:
+            answer = await self._submit(request, signature, key)
+        except CorruptStateError as error:  # a body's sync failed: nothing is known any more (T35)
+            self._stop(error)
+            raise
+        except BaseException:
+            if key is not None:
+                self._guard.release(key, signature.ocsp_produced_at_us)
+            raise
+        return await answer
+
+    def _claim(self, request: Append, signature: SignatureEntry) -> bytes | None:
+        if not request.received:
+            return None
+        key = replay_key(signature.digest, request.message)
+        self._guard.claim(key, signature.ocsp_produced_at_us, self._clock.now_us())
+        return key
+
+    async def _submit(self, request: Append, signature: SignatureEntry, key: bytes | None) -> asyncio.Future[Appended]:
+        """Hands the record to the writer; the future is the answer. Nothing of it is durable when this raises."""
+        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        body = None if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
+        entry = _entry_of(request, signature, key)
+
+        def done(result: Written | XacbeError) -> None:
+            if body is not None:
+                self._disk.close(body)
+            if isinstance(result, XacbeError):
+                self._not_written(result, signature, key, answer)
+                return
+            self.appended += 1
+            waiting = Waiting(result.sequence, entry.signature, signature.digest, entry.ends_us, result.at_us)
+            if request.stamp_first:
+                self.stamper.logged(result, waiting, answer)
+                return
+            self.stamper.logged(result, waiting, None)
+            if not answer.done():
+                answer.set_result(Appended(result.sequence, result.at_us, None, None))
+
+        try:
+            self._commit.submit(Draft(entry, signature, body), done)
+        except BaseException:
+            if body is not None:
+                self._disk.close(body)
+            raise
+        return answer
+
+    def _not_written(self, error: XacbeError, signature: SignatureEntry, key: bytes | None, answer: asyncio.Future[Appended]) -> None:
+        self.refused += 1
+        if key is not None:
+            self._guard.release(key, signature.ocsp_produced_at_us)
+        if not answer.done():
+            answer.set_exception(error)
+
+    async def audit(self, caller: str, payload: bytes) -> None:
+        """Durable when answered. Raises AuditMalformedError, LogFullError."""
+        entry = audit.entry_of(caller, msgspec.msgpack.decode(payload, type=Audit))
+        await self._commit.append(Draft(entry, essential=True))
+
+    async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
+        wanted = msgspec.msgpack.decode(payload, type=ListRecords)
+        return await self._follower.ask(lambda index: index.search(wanted))
+
+    async def read_record(self, caller: str, payload: bytes) -> Reply:
+        """One record whole; who read it and why is durable before anything is read (IV.2.III.B, T31)."""
+        wanted = msgspec.msgpack.decode(payload, type=ReadRecord)
+        facts = {"record": str(wanted.sequence), "reason": audit.cut(wanted.reason)}
+        await self._commit.append(Draft(AuditEntry(audit.READ, caller, facts), essential=True))
+        try:
+            content, descriptor = await self._follower.ask(lambda _: self._reader.content(wanted.sequence))
+        except CorruptStateError as error:  # the next start checks the whole log and names the first bad record
+            self._stop(error)
+            raise
+        return Reply(content, descriptor_for(descriptor))
+
+    async def log_status(self, caller: str, payload: bytes) -> LogStatus:
+        return self.status()
+
+    # -- what is shown
+
+    def status(self) -> LogStatus:
+        """From memory and one statvfs."""
+        store, stamps = self.store, self.stamper.stamps
+        return LogStatus(
+            records=self._records + self.appended,
+            last_sequence=store.position.sequence,
+            segments=len(store.segments),
+            bytes=store.bytes,
+            free_bytes=store.free_bytes(),
+            waiting_for_stamp=stamps.waiting,
+            oldest_waiting_us=stamps.oldest_at_us,
+            last_stamp_us=self.stamper.last_stamp_us,
+            repaired_bytes=store.repaired_bytes,
+            state="open" if store.room() else "full",
+        )
+
+    async def _signature_document(self, sequence: int, digest: bytes) -> bytes:
+        found = self._signatures.document(digest)
+        return found if found is not None else await self._follower.ask(lambda _: self._reader.signature(sequence))
+
+
+def _entry_of(request: Append, signature: SignatureEntry, key: bytes | None) -> MessageEntry:
+    return MessageEntry(
+        side=request.side,
+        direction=request.direction,
+        received=request.received,
+        stamp_first=request.stamp_first,
+        query_id=request.query_id,
+        request_id=request.request_id,
+        client=request.client,
+        service=request.service,
+        represented_party=request.represented_party,
+        signature=0,
+        chain=request.seal.chain,
+        message=request.message,
+        body=request.body,
+        body_file=request.body_file is not None,
+        body_bytes=request.body_bytes,
+        body_digest=request.body_digest,
+        ocsp_produced_at_us=request.seal.ocsp_produced_at_us,
+        ends_us=ends_us(request.seal),
+        replay_key=key,
+    )
+
+
+def ends_us(seal: Seal) -> int:
+    """The last moment for this seal's stamp: eight hours after the older of the OCSP response's times, less our margin (IV.3.V)."""
+    return min(seal.ocsp_produced_at_us, seal.ocsp_this_update_us) + EVIDENCE_GAP_MAX_US - CREATION_MARGIN_US

@@ -1,0 +1,85 @@
+"""A sealed message is accepted once: the guard against replays (T13).
+
+Pure. The key is a digest over the signature part and the message part; it is kept as long as the OCSP response inside the signature is
+fresh, at most eight hours: after that the seal is refused for its age. A client's retry is a new seal, hence another key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_left
+
+from appliance.errors import RefusedError, UnavailableError
+from appliance.trust.autonomy import EVIDENCE_GAP_MAX_US
+
+KEYS_MAX = 4_000_000
+"""32 MB, at eight bytes a key; 139 received messages a second over eight hours. One more is refused, never forgotten."""
+_BUCKET_US = 3600 * 1_000_000
+_SHARD_BITS = 12
+_SHARDS = 1 << _SHARD_BITS
+
+
+class MessageReplayedError(RefusedError):
+    """This very sealed message came before."""
+
+    kind = "message.replayed"
+
+
+class ReplayGuardFullError(UnavailableError):
+    """More received messages than the guard can remember: refusing is the only safe answer."""
+
+    kind = "log.replay_guard_full"
+
+
+def replay_key(signature_digest: bytes, message: bytes) -> bytes:
+    """SHA-512 over the digests of the two parts."""
+    return hashlib.sha512(signature_digest + hashlib.sha512(message).digest()).digest()
+
+
+class ReplayGuard:
+    """Remembers keys by the hour of their OCSP response. Invariant: a key is in at most one place, once.
+
+    The response is part of the signature, so equal keys have equal times: one bucket answers. 64 bits of each key are kept, in sorted
+    arrays: among four million keys a stranger is mistaken for a known one in 2 of 10^13 cases, and is then refused, not believed.
+    """
+
+    def __init__(self, keys_max: int = KEYS_MAX) -> None:
+        self._keys_max = keys_max
+        self._buckets: dict[int, dict[int, array[int]]] = {}
+        self.size = 0
+
+    def claim(self, key: bytes, produced_at_us: int, now_us: int) -> None:
+        """Remembers the key. Raises MessageReplayedError where it is known, ReplayGuardFullError."""
+        hour = produced_at_us // _BUCKET_US
+        bucket = self._buckets.get(hour)
+        if bucket is None:
+            self._forget(now_us)
+            bucket = self._buckets.setdefault(hour, {})
+        short = int.from_bytes(key[:8], "big")
+        shard = bucket.get(short >> (64 - _SHARD_BITS))
+        if shard is None:
+            shard = bucket[short >> (64 - _SHARD_BITS)] = array("Q")
+        at = bisect_left(shard, short)
+        if at < len(shard) and shard[at] == short:
+            raise MessageReplayedError("this sealed message was received before")
+        if self.size >= self._keys_max:
+            raise ReplayGuardFullError(f"{self.size} messages are remembered already")
+        shard.insert(at, short)
+        self.size += 1
+
+    def release(self, key: bytes, produced_at_us: int) -> None:
+        """Forgets a key whose message was not logged after all."""
+        short = int.from_bytes(key[:8], "big")
+        shard = self._buckets.get(produced_at_us // _BUCKET_US, {}).get(short >> (64 - _SHARD_BITS))
+        if shard is None:
+            return
+        at = bisect_left(shard, short)
+        if at < len(shard) and shard[at] == short:
+            del shard[at]
+            self.size -= 1
+
+    def _forget(self, now_us: int) -> None:
+        """Hours whose responses are all more than eight hours old; they are refused as stale before anybody asks here."""
+        for hour in [hour for hour in self._buckets if (hour + 1) * _BUCKET_US + EVIDENCE_GAP_MAX_US < now_us]:
+            self.size -= sum(len(shard) for shard in self._buckets.pop(hour).values())

@@ -1,0 +1,356 @@
+"""Which records wait for a time stamp, what one request covers, and what happens while every authority is silent.
+
+Pure: events in, effects out. Rules IV.3.V-VI, T39. One request is with the authorities at any time; everything that waits shares the next.
+Two messages under one signature share a leaf. A received message is answered with its stamp; only while the authorities are silent, and
+only within the grace that CEIQROO signed, it is answered as provisional, with a deadline that is on disk before the answer is given.
+A record that misses its deadline is unconfirmed, for ever: a later stamp would not heal what was withdrawn.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from appliance.errors import UnavailableError
+from appliance.trust.wire import StampReply
+
+PATIENCE_S = 10.0
+"""How long a received message waits for its stamp (T39)."""
+RETRY_S_MIN, RETRY_S_MAX = 0.5, 30.0
+LEAVES_MAX = 10_000
+"""Signatures under one stamp, as X-Road's limit (sheet 7.3)."""
+WAITING_MAX = 250_000
+"""Unstamped records that are held in memory, some 50 MB; beyond it new ones are refused."""
+PROVISIONAL_MAX = 4096
+"""Messages in one OUTAGE record."""
+
+
+class StampsOverdueError(UnavailableError):
+    """The authorities have been silent for so many records that no more can be promised a stamp."""
+
+    kind = "log.stamps_overdue"
+
+
+class NotStampedError(UnavailableError):
+    """No authority answered, and there is no grace to wait for one: the record stays, as not processed (T39)."""
+
+    kind = "tsa.unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment: wall time for evidence and deadlines, monotonic time for waits."""
+
+    us: int
+    s: float
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A durable record without a stamp. `signature`: sequence of its SIGNATURE record. `ends_us`: last moment for a stamp."""
+
+    sequence: int
+    signature: int
+    digest: bytes
+    ends_us: int
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A message is durable. `answered`: somebody waits for its stamp."""
+
+    waiting: Waiting
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """`chain_result`: what was stamped, in the batch form."""
+
+    reply: StampReply
+    chain_result: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StampFailed:
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class StampWritten:
+    """The STAMP record is durable."""
+
+    messages: tuple[int, ...]
+    gen_time_us: int
+    accuracy_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutageWritten:
+    """The OUTAGE record with these (message, deadline) is durable."""
+
+    provisional: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed: comes a few times a second, and after each group of new records."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraceKnown:
+    """What CEIQROO signed; 0 where there is no valid configuration."""
+
+    grace_us: int
+
+
+Event = Logged | Stamped | StampFailed | StampWritten | OutageWritten | Ticked | GraceKnown
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStamp:
+    """Leaves in order: (sequence of the SIGNATURE record, SHA-512 of the signature document)."""
+
+    leaves: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStamp:
+    reply: StampReply
+    chain_result: bytes | None
+    leaves: tuple[tuple[int, bytes], ...]
+    messages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutage:
+    started_us: int
+    ended_us: int | None
+    provisional: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteUnconfirmed:
+    """`delivered`: those that went to an information system as provisional."""
+
+    messages: tuple[int, ...]
+    delivered: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStamped:
+    sequence: int
+    gen_time_us: int
+    accuracy_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerProvisional:
+    sequence: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    sequence: int
+
+
+Effect = RequestStamp | WriteStamp | WriteOutage | WriteUnconfirmed | AnswerStamped | AnswerProvisional | Refuse
+
+
+class StampQueue:
+    """Everything that waits for a stamp.
+
+    Invariants: at most one request is out; every answered message gets exactly one answer; a sequence is stamped or unconfirmed, not both.
+    """
+
+    def __init__(
+        self,
+        waiting: Sequence[Waiting] = (),
+        *,
+        outage_since_us: int | None = None,
+        provisional: dict[int, int] | None = None,
+        now_s: float = 0.0,
+    ) -> None:
+        """`waiting`, `outage_since_us`, `provisional` (message -> deadline): as the log tells them after a restart."""
+        self._waiting = {each.sequence: each for each in waiting}
+        self._provisional = dict(provisional or {})
+        self._deadlines = [(self._deadline(each), each.sequence) for each in waiting]
+        heapq.heapify(self._deadlines)
+        self._unanswered: dict[int, float] = {}
+        self._requested: tuple[Waiting, ...] = ()
+        self._leaves: tuple[tuple[int, bytes], ...] = ()
+        self._outage_since_us = outage_since_us
+        self._established = False
+        """The silence has outlasted our patience, and was confirmed since this process started: nobody need wait for it any more."""
+        self._failures = 0
+        self._next_attempt_s = now_s
+        self._grace_us = 0
+
+    # -- what the health report shows
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def outage_since_us(self) -> int | None:
+        return self._outage_since_us
+
+    @property
+    def oldest_at_us(self) -> int | None:
+        """When the record was logged that waits longest."""
+        first = next(iter(self._waiting.values()), None)
+        return None if first is None else first.at_us
+
+    def check_room(self) -> None:
+        """Raises StampsOverdueError before a record is logged that could not be held."""
+        if len(self._waiting) >= WAITING_MAX:
+            raise StampsOverdueError(f"{len(self._waiting)} records wait for a stamp")
+
+    # -- events
+
+    def handle(self, event: Event, now: Now) -> list[Effect]:
+        match event:
+            case Logged():
+                return self._logged(event, now)
+            case Stamped():
+                return self._stamped(event, now)
+            case StampFailed():
+                return self._failed(now)
+            case StampWritten():
+                return [
+                    AnswerStamped(sequence, event.gen_time_us, event.accuracy_us)
+                    for sequence in event.messages
+                    if self._unanswered.pop(sequence, None) is not None
+                ]
+            case OutageWritten():
+                return [
+                    AnswerProvisional(sequence, until)
+                    for sequence, until in event.provisional
+                    if self._unanswered.pop(sequence, None) is not None
+                ]
+            case Ticked():
+                return [*self._impatient(now), *self._missed(now), *self._request(now)]
+            case GraceKnown():
+                self._grace_us = event.grace_us
+                return []
+            case _:
+                assert_never(event)
+
+    def _logged(self, event: Logged, now: Now) -> list[Effect]:
+        waiting = event.waiting
+        self._waiting[waiting.sequence] = waiting
+        heapq.heappush(self._deadlines, (waiting.ends_us, waiting.sequence))
+        if not event.answered:
+            return []
+        self._unanswered[waiting.sequence] = now.s + PATIENCE_S
+        return self._provisionally([waiting.sequence], now) if self._established else []
+
+    def _request(self, now: Now) -> list[Effect]:
+        if self._requested or not self._waiting or now.s < self._next_attempt_s:
+            return []
+        leaves: dict[bytes, int] = {}
+        chosen = []
+        for waiting in self._waiting.values():
+            if waiting.digest not in leaves:
+                if len(leaves) >= LEAVES_MAX:
+                    break
+                leaves[waiting.digest] = waiting.signature
+            chosen.append(waiting)
+        self._requested = tuple(chosen)
+        self._leaves = tuple((sequence, digest) for digest, sequence in leaves.items())
+        return [RequestStamp(self._leaves)]
+
+    def _stamped(self, event: Stamped, now: Now) -> list[Effect]:
+        requested, leaves = self._requested, self._leaves
+        self._requested, self._leaves, self._failures, self._next_attempt_s = (), (), 0, now.s
+        effects: list[Effect] = []
+        if self._outage_since_us is not None:
+            effects.append(WriteOutage(self._outage_since_us, now.us, ()))
+            self._outage_since_us, self._established = None, False
+        covered = []
+        for waiting in requested:
+            if self._waiting.pop(waiting.sequence, None) is not None:  # else it missed its deadline while the request was out
+                self._provisional.pop(waiting.sequence, None)
+                covered.append(waiting.sequence)
+        if covered:
+            effects.append(WriteStamp(event.reply, event.chain_result, leaves, tuple(covered)))
+        return [*effects, *self._request(now)]
+
+    def _failed(self, now: Now) -> list[Effect]:
+        self._requested, self._leaves = (), ()
+        self._next_attempt_s = now.s + min(RETRY_S_MIN * 2.0 ** min(self._failures, 10), RETRY_S_MAX)
+        self._failures += 1
+        effects = self._begin_outage(now)
+        if self._outage_since_us is not None and now.us - self._outage_since_us >= PATIENCE_S * 1_000_000:
+            self._established = True
+            effects += self._provisionally([each for each in self._unanswered if each in self._waiting], now)
+        return effects
+
+    def _begin_outage(self, now: Now) -> list[Effect]:
+        if self._outage_since_us is not None:
+            return []
+        self._outage_since_us = now.us
+        return [WriteOutage(now.us, None, ())]
+
+    def _impatient(self, now: Now) -> list[Effect]:
+        """Those whose patience is over: provisional within the grace, else refused."""
+        over = []
+        for sequence, until_s in self._unanswered.items():  # in order of arrival, hence of patience
+            if until_s > now.s:
+                break
+            if sequence in self._waiting:  # else its stamp is being written
+                over.append(sequence)
+        if not over:
+            return []
+        effects = self._begin_outage(now)
+        self._established = True
+        effects += self._provisionally(over, now)
+        for sequence in over:
+            if sequence not in self._provisional:
+                del self._unanswered[sequence]
+                effects.append(Refuse(sequence))
+        return effects
+
+    def _provisionally(self, sequences: Sequence[int], now: Now) -> list[Effect]:
+        since = self._outage_since_us
+        if since is None:
+            return []
+        granted = []
+        for sequence in sequences:
+            until = min(since + self._grace_us, self._waiting[sequence].ends_us)
+            if until > now.us and sequence not in self._provisional:
+                self._provisional[sequence] = until
+                heapq.heappush(self._deadlines, (until, sequence))
+                granted.append((sequence, until))
+        return [WriteOutage(since, None, tuple(granted[at : at + PROVISIONAL_MAX])) for at in range(0, len(granted), PROVISIONAL_MAX)]
+
+    def _deadline(self, waiting: Waiting) -> int:
+        return min(waiting.ends_us, self._provisional.get(waiting.sequence, waiting.ends_us))
+
+    def _missed(self, now: Now) -> list[Effect]:
+        """Records whose last moment has passed. What is with the authorities just now is left until that request ends."""
+        missed, delivered, later = [], [], []
+        at_authority = {waiting.sequence for waiting in self._requested} if self._deadlines and self._deadlines[0][0] <= now.us else set()
+        while self._deadlines and self._deadlines[0][0] <= now.us:
+            until, sequence = heapq.heappop(self._deadlines)
+            waiting = self._waiting.get(sequence)
+            if waiting is None or self._deadline(waiting) > now.us:
+                continue
+            if sequence in at_authority:
+                later.append((until, sequence))
+                continue
+            del self._waiting[sequence]
+            missed.append(sequence)
+            if self._provisional.pop(sequence, None) is not None:
+                delivered.append(sequence)
+        for entry in later:
+            heapq.heappush(self._deadlines, entry)
+        if not missed:
+            return []
+        refused: list[Effect] = [Refuse(sequence) for sequence in missed if self._unanswered.pop(sequence, None) is not None]
+        return [*refused, WriteUnconfirmed(tuple(missed), tuple(delivered))]

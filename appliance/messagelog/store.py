@@ -1,0 +1,318 @@
+"""Segments on a disk: one writer, every group of records durable before anybody hears of it.
+
+Called by one thread at a time. The order of a group: body files get their names and the directory is synced, then the records are written,
+then the segment is synced; only then does `write` return. A segment gets its name only after its head was synced, and the first records go
+in only after that name was. A failed sync leaves nothing known: the store refuses all further work and the process must end (T35).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from appliance.clock import Clock
+from appliance.errors import CorruptStateError, RefusedError, XacbeError
+from appliance.messagelog import record
+from appliance.messagelog.disk import Disk
+from appliance.messagelog.groups import Draft, Group, LogFullError, Plan, SignatureKey, plan
+from appliance.messagelog.record import SEGMENT_HEAD, BootEntry, BrokenLinkError, Position, Record
+from appliance.messagelog.recovery import ChainCheck
+
+SEGMENTS, BODIES = "segments", "bodies"
+LOCK, RESERVE = "lock", "reserve"
+HEADROOM_BYTES = 1 << 20
+"""Kept free beyond what a message needs: file-system metadata, the index, the stamp of what was just logged."""
+RECORD_HEADROOM_BYTES = 64 << 10
+"""Below this the reserve is given up, so that audit records, stamps and outages can still be written."""
+SIGNATURES_KNOWN_MAX = 256
+"""A batch's messages come within seconds of each other: an older signature is simply stored once more."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class WriteFailedError(CorruptStateError):
+    """A write failed otherwise than for want of room: what is on the disk is unknown."""
+
+    kind = "disk.write_failed"
+
+
+class UnknownRecordError(RefusedError):
+    """There is no such record."""
+
+    kind = "log.unknown_record"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bytes: when a segment ends, and what is kept for records that must never be refused."""
+
+    segment_bytes_max: int = 64 << 20
+    reserve_bytes: int = 16 << 20
+
+
+@dataclass(slots=True)
+class _Segment:
+    """The segment that is written to; `size` is what is durable of it."""
+
+    first_sequence: int
+    mark: int
+    handle: int
+    size: int
+
+
+def segment_path(first_sequence: int) -> str:
+    return f"{SEGMENTS}/{first_sequence:020d}.log"
+
+
+def body_path(sequence: int) -> str:
+    return f"{BODIES}/{sequence:020d}.body"
+
+
+class Store:
+    """The log's files. Invariant: `position` is the last durable record, and every record up to it is linked."""
+
+    def __init__(self, disk: Disk, limits: Limits, clock: Clock, new_salt: Callable[[], bytes]) -> None:
+        self._disk, self._limits, self._clock, self._new_salt = disk, limits, clock, new_salt
+        self._marks: dict[int, int] = {}
+        self._current: _Segment | None = None
+        self._known: OrderedDict[SignatureKey, int] = OrderedDict()
+        self._reserved = self._unusable = False
+        self.position = Position()
+        self.repaired_bytes = 0
+        self.bytes = 0
+
+    # -- start and end
+
+    def open(self, watch: Sequence[int] = ()) -> ChainCheck:
+        """Locks, checks every record, cuts a torn tail off, removes what no record names, and writes the BOOT record.
+
+        Raises LogLockedError, BrokenLinkError, SyncFailedError, LogFullError. The check remembers the links of the watched sequences.
+        """
+        disk = self._disk
+        for directory in (SEGMENTS, BODIES):
+            disk.make_directory(directory)
+        disk.lock(LOCK)
+        check = ChainCheck()
+        for sequence in watch:
+            check.watch(sequence)
+        firsts = self._segments_found()
+        for first in firsts:
+            self._check(check, first, last=first == firsts[-1])
+        self.position, self.repaired_bytes = check.position, check.repaired_bytes
+        self._remove_orphans()
+        boot = self.write([Draft(BootEntry(self.repaired_bytes), essential=True)]).results[0]
+        if isinstance(boot, XacbeError):
+            raise boot
+        return check
+
+    def close(self) -> None:
+        if self._current is not None:
+            self._disk.close(self._current.handle)
+            self._current = None
+        self._disk.release()
+
+    def _segments_found(self) -> list[int]:
+        found = []
+        for name in self._disk.names(SEGMENTS):
+            if name.endswith(".new"):  # a segment that never got its name
+                self._disk.remove(f"{SEGMENTS}/{name}")
+            elif name.endswith(".log") and name[:-4].isdecimal():
+                found.append(int(name[:-4]))
+        return sorted(found)
+
+    def _check(self, check: ChainCheck, first: int, *, last: bool) -> None:
+        path = segment_path(first)
+        checked = check.check(first, self._disk.view(path), last=last)
+        self._marks[first] = checked.mark
+        self.bytes += checked.good_bytes
+        if last:
+            handle = self._disk.open(path)
+            if checked.cut_bytes:
+                self._disk.truncate(handle, checked.good_bytes)
+                self._disk.sync(handle)
+            self._current = _Segment(first, checked.mark, handle, checked.good_bytes)
+
+    def _remove_orphans(self) -> None:
+        """Bodies whose record was not written before the end came, and passing files of file systems without unnamed ones."""
+        last = self.position.sequence
+        orphans = [name for name in self._disk.names(BODIES) if not (name[:-5].isdecimal() and int(name[:-5]) <= last)]
+        for name in orphans:
+            self._disk.remove(f"{BODIES}/{name}")
+        if orphans:
+            self._disk.sync_directory(BODIES)
+
+    # -- room
+
+    def _keep_reserve(self) -> None:
+        """Occupies the reserve again as soon as there is twice its size."""
+        if self._reserved or self._disk.free_bytes() < 2 * self._limits.reserve_bytes:
+            return
+        with suppress(OSError):  # for want of room, or a file system that cannot: then messages wait, and audit has all there is
+            self._disk.allocate(RESERVE, self._limits.reserve_bytes)
+            self._reserved = True
+
+    def _release_reserve(self) -> None:
+        with suppress(OSError):
+            self._disk.remove(RESERVE)
+        self._reserved = False
+
+    def free_bytes(self) -> int:
+        return self._disk.free_bytes()
+
+    def room(self) -> int:
+        """Bytes that messages may still use: none while the reserve is in use."""
+        return max(0, self._disk.free_bytes() - HEADROOM_BYTES) if self._reserved else 0
+
+    # -- writing
+
+    def write(self, drafts: Sequence[Draft]) -> Group:
+        """Makes the drafts durable as one group. What there is no room for has LogFullError as its result.
+
+        Raises SyncFailedError or WriteFailedError: then nothing is known, and nothing more may be done with this store.
+        """
+        if self._unusable:
+            raise RuntimeError("the log was used after a write with unknown outcome")
+        self._unusable = True  # until this group's outcome is known
+        self._keep_reserve()
+        group = self._attempt(drafts, self.room())
+        if group is None:  # the disk was fuller than it said: once more, only with what may use the reserve
+            self._release_reserve()
+            group = self._attempt(drafts, 0)
+        if group is None:
+            group = Group([LogFullError("the disk is full, and so is the reserve") for _ in drafts])
+        self._unusable = False
+        return group
+
+    def _attempt(self, drafts: Sequence[Draft], room: int) -> Group | None:
+        """None where the disk was full after all; then everything is as before."""
+        planned = plan(drafts, self.position, self._clock.now_us(), self._known, room)
+        if not planned.payloads:
+            return planned.group
+        if self._reserved and self._disk.free_bytes() < planned.size + RECORD_HEADROOM_BYTES:
+            self._release_reserve()
+        named: list[int] = []
+        try:
+            segment = self._segment_for(planned.size)
+            self._name_bodies(planned, named)
+            data, position = planned.encode(segment.first_sequence, segment.mark, segment.size)
+            self._write_whole(segment, data)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise WriteFailedError(str(error.strerror)) from error
+            self._undo(named)
+            return None
+        self._disk.sync(segment.handle)
+        # Commit point: the group is durable, its numbers are taken. Nobody was told before this line.
+        self.position = planned.group.position = position
+        segment.size += len(data)
+        self.bytes += len(data)
+        self._remember(planned)
+        return planned.group
+
+    def _segment_for(self, size: int) -> _Segment:
+        current = self._current
+        if current is not None and (current.size + size <= self._limits.segment_bytes_max or current.size == SEGMENT_HEAD.size):
+            return current
+        first = self.position.sequence + 1
+        path, passing = segment_path(first), f"{SEGMENTS}/{first:020d}.new"
+        self._disk.remove(passing)  # of an attempt that found the disk full
+        head = record.segment_head(self._new_salt())
+        handle = self._disk.create(passing)
+        try:
+            if self._disk.write(handle, head) != len(head):
+                raise OSError(errno.ENOSPC, "no room for a segment's head")
+            self._disk.sync(handle)
+            self._give_name(passing, path)
+        except BaseException:
+            self._disk.close(handle)
+            raise
+        if current is not None:
+            self._disk.close(current.handle)
+        mark = record.mark_of(head)
+        if mark is None:
+            raise RuntimeError("our own segment head is not one")
+        self._marks[first] = mark
+        self.bytes += len(head)
+        self._current = _Segment(first, mark, handle, len(head))
+        return self._current
+
+    def _give_name(self, passing: str, path: str) -> None:
+        try:
+            self._disk.rename(passing, path)
+        except OSError as error:  # even for want of room: it may have happened, and then two segments claim the same place
+            raise WriteFailedError(f"naming {path}: {error.strerror}") from error
+        self._disk.sync_directory(SEGMENTS)
+
+    def _name_bodies(self, planned: Plan, named: list[int]) -> None:
+        """Gives bodies their names; their bytes were synced by whoever claimed them."""
+        for handle, sequence in planned.bodies:
+            named.append(sequence)  # before: a link that reports failure may have happened
+            self._disk.link(handle, body_path(sequence))
+        if named:
+            self._disk.sync_directory(BODIES)
+
+    def _write_whole(self, segment: _Segment, data: bytes) -> None:
+        view = data
+        while view:
+            view = view[self._disk.write(segment.handle, view) :]
+
+    def _undo(self, named: list[int]) -> None:
+        """Back to the last commit point. That this works is part of the outcome: if it fails, the process ends."""
+        try:
+            if self._current is not None:
+                self._disk.truncate(self._current.handle, self._current.size)
+            for sequence in named:
+                self._disk.remove(body_path(sequence))
+        except OSError as error:
+            raise WriteFailedError(f"taking back a partial write: {error.strerror}") from error
+
+    def _remember(self, planned: Plan) -> None:
+        self._known.update(planned.signatures)
+        while len(self._known) > SIGNATURES_KNOWN_MAX:
+            self._known.popitem(last=False)
+
+    # -- reading; safe beside the writer, since what is durable never changes
+
+    @property
+    def segments(self) -> list[int]:
+        return sorted(self._marks)
+
+    def segment_of(self, sequence: int) -> int:
+        """First sequence of the segment that holds the record."""
+        return max((first for first in list(self._marks) if first <= sequence), default=0)
+
+    def read(self, sequence: int, offset: int) -> Record:
+        """One record, checked. Raises UnknownRecordError; BrokenLinkError where the bytes changed under us."""
+        if not 0 < sequence <= self.position.sequence:
+            raise UnknownRecordError(f"there is no record {sequence}")
+        first = self.segment_of(sequence)
+        path = segment_path(first)
+        head = self._disk.read(path, offset, record.HEAD.size)
+        if len(head) == record.HEAD.size:
+            size = record.HEAD.unpack(head)[1] + record.HEAD.size + record.CRC_BYTES
+            found = record.read(self._disk.read(path, offset, min(size, record.PAYLOAD_BYTES_MAX * 2)), 0, self._marks[first])
+            if found is not None and found.sequence == sequence:
+                return found
+        raise BrokenLinkError(first, offset, sequence, "not at its place any more")
+
+    def records_from(self, sequence: int, offset: int | None = None) -> Iterator[tuple[int, Record]]:
+        """(segment, record) from `sequence` on, up to the last durable one; `offset`: where that record lies, if known."""
+        last = self.position.sequence
+        for first in self.segments:
+            if first < self.segment_of(sequence):
+                continue
+            start = offset if offset is not None and first == self.segment_of(sequence) else SEGMENT_HEAD.size
+            for found in record.records(self._disk.view(segment_path(first)), self._marks[first], start):
+                if found.sequence > last:
+                    return
+                if found.sequence >= sequence:
+                    yield first, found
+
+    def open_body(self, sequence: int) -> int:
+        """The descriptor of a body's file, for reading. Raises UnknownRecordError."""
+        try:
+            return self._disk.open(body_path(sequence))
+        except FileNotFoundError:
+            raise UnknownRecordError(f"the body of record {sequence} is not kept any more") from None

@@ -1,0 +1,253 @@
+"""Accepting connections: bounds, handshakes, one task for each connection that is through, an orderly stop.
+
+Before TLS a connection is a socket and 1 KiB of ours. Whoever is over a bound is cut without a word: an answer would cost more than
+it tells. Why somebody was refused goes to `on_refused`, for the audit log, and into `refusals` by kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from appliance.errors import RefusedError, XacbeError
+from appliance.net.connection import PeerClosedError, PeerTimeoutError, ServerConnection, StreamLimits
+from appliance.net.deadlines import NEVER, Deadlines
+from appliance.net.handshake_gate import HandshakeGate
+from appliance.net.http1 import MalformedError, OversizedError
+from appliance.net.http_stream import BUFFERED_BYTES_MAX
+from appliance.net.tls_engine import Application, HandshakeThreads, Peer, TlsEndpoint, TlsRejectedError
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+"""`await handler(connection)`: takes requests until there are none. The connection's own errors may leave it; any other is a bug."""
+
+BACKLOG = 1024
+GATE_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerLimits:
+    """Bounds of one listener; the relay's settings have the same names."""
+
+    connections_max: int = 4096
+    connections_per_address_max: int = 1024
+    handshakes_max: int = 64
+    handshake_s_max: float = 10
+    stream: StreamLimits = field(default_factory=StreamLimits)
+
+
+class TooManyConnectionsError(RefusedError):
+    """Over a bound: `peer.connections_full` for the listener's, `peer.address_full` for one address's."""
+
+    kind = "peer.connections_full"
+
+
+def _nobody_listens(address: str, error: XacbeError) -> None:
+    """The default of `on_refused`."""
+
+
+class Listener:
+    """One listening socket. `context` is asked at each handshake, so that a new one is used as soon as there is one; None: no TLS."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        handler: Handler,
+        limits: ListenerLimits,
+        *,
+        context: Callable[[], ssl.SSLContext] | None = None,
+        threads: HandshakeThreads | None = None,
+        on_refused: Callable[[str, XacbeError], None] = _nobody_listens,
+    ) -> None:
+        if context is not None and threads is None:
+            raise RuntimeError("TLS without threads for its handshakes")
+        self._sock, self._handler, self._limits, self._context, self._on_refused = sock, handler, limits, context, on_refused
+        self._threads = threads
+        self.refusals: Counter[str] = Counter()
+        """By kind, since the start."""
+        self._connections = 0
+        self._by_address: Counter[str] = Counter()
+        self._gate: HandshakeGate[TlsEndpoint] = HandshakeGate(limits.handshakes_max)
+        self._running: dict[ServerConnection, asyncio.Task[None]] = {}
+        self._endpoints: set[TlsEndpoint] = set()
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._group: asyncio.TaskGroup
+        self._loop: asyncio.AbstractEventLoop
+        self._deadlines: Deadlines
+        self.deadline = NEVER
+
+    @property
+    def connections(self) -> int:
+        """Open now, handshakes included."""
+        return self._connections
+
+    async def serve(self, grace_s: float = 2.0) -> None:
+        """Accepts until `stop`; then running exchanges have `grace_s` to end. A bug in a handler comes out of here."""
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
+        server = await self._loop.create_server(self._protocol, sock=self._sock, backlog=BACKLOG)
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                await self._stopping.wait()
+                server.close()
+                await self._finish(grace_s)
+        finally:
+            server.close()
+            for endpoint in list(self._endpoints):
+                endpoint.abort()
+            for connection in list(self._running):
+                connection.abort()
+
+    def stop(self) -> None:
+        """Accepts no more, lets what runs end."""
+        self._stopping.set()
+
+    async def _finish(self, grace_s: float) -> None:
+        for endpoint in [each for each in self._endpoints if not each.is_open]:
+            endpoint.abort()
+        for connection in self._running:
+            connection.stop()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._running:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            for connection, task in list(self._running.items()):
+                connection.abort()
+                task.cancel()
+
+    # Connections come
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        if self._context is None or self._threads is None:
+            return _PlainEntrance(self)
+        return TlsEndpoint(self, self._threads, self._context, server_side=True)
+
+    def admit(self, address: str) -> bool:
+        """Counts a connection in, unless it is one too many."""
+        if self._connections >= self._limits.connections_max:
+            self.refused(address, TooManyConnectionsError(f"{self._connections} connections"))
+        elif self._by_address[address] >= self._limits.connections_per_address_max:
+            self.refused(address, TooManyConnectionsError(f"{self._by_address[address]} connections", kind="peer.address_full"))
+        elif not self._stopping.is_set():
+            self._connections += 1
+            self._by_address[address] += 1
+            return True
+        return False
+
+    def gone(self, address: str) -> None:
+        """Counts a connection out that was admitted."""
+        self._connections -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    def refused(self, address: str, error: XacbeError) -> None:
+        self.refusals[error.kind] += 1
+        self._on_refused(address, error)
+
+    def begin(self, peer: Peer, on_lost: Callable[[ServerConnection], None]) -> ServerConnection:
+        """A connection with a task of its own."""
+        connection = ServerConnection(peer, self._limits.stream, self._deadlines, on_lost)
+        self._running[connection] = self._group.create_task(self._serve_one(connection))
+        return connection
+
+    async def _serve_one(self, connection: ServerConnection) -> None:
+        try:
+            await self._handler(connection)
+            connection.close()
+        except (MalformedError, OversizedError) as error:
+            self.refused(connection.peer.address, error)
+            connection.refuse(error.status)
+        except (PeerClosedError, PeerTimeoutError, TlsRejectedError) as error:
+            self.refused(connection.peer.address, error)
+            connection.abort()
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            del self._running[connection]
+            self._idle.set()
+
+    # The owner of TLS endpoints
+
+    def made(self, endpoint: TlsEndpoint, address: str) -> None:
+        if not self.admit(address):
+            endpoint.abort()
+            return
+        self._endpoints.add(endpoint)
+        endpoint.deadline = self._loop.time() + self._limits.handshake_s_max
+        self._deadlines.add(endpoint)
+
+    def hello_arrived(self, endpoint: TlsEndpoint) -> None:
+        self._shake(self._gate.enter(endpoint, self._loop.time()))
+        if self._gate.waiting and self.deadline == NEVER:
+            self._deadlines.add(self)
+            self.expired()
+
+    def opened(self, endpoint: TlsEndpoint, peer: Peer) -> Application:
+        self._deadlines.discard(endpoint)
+        self._leave_gate(endpoint)
+        connection = self.begin(peer, _counted_below)
+        connection.attach(endpoint)
+        return connection
+
+    def failed(self, endpoint: TlsEndpoint, error: XacbeError) -> None:
+        self._leave_gate(endpoint)
+        self.refused(endpoint.address, error)
+
+    def lost(self, endpoint: TlsEndpoint) -> None:
+        if endpoint in self._endpoints:
+            self._endpoints.discard(endpoint)
+            self._deadlines.discard(endpoint)
+            self._leave_gate(endpoint)
+            self.gone(endpoint.address)
+
+    def expired(self) -> None:
+        """While somebody waits at the gate: whoever keeps us waiting inside has to go."""
+        now = self._loop.time()
+        for endpoint in self._gate.stalled(now):
+            endpoint.refuse(PeerTimeoutError("the handshake stalled while others waited"))
+        if self._gate.waiting:
+            self.deadline = now + GATE_INTERVAL_S
+        else:
+            self._deadlines.discard(self)
+
+    def _leave_gate(self, endpoint: TlsEndpoint) -> None:
+        self._shake(self._gate.leave(endpoint, self._loop.time()))
+
+    def _shake(self, endpoints: list[TlsEndpoint]) -> None:
+        for endpoint in endpoints:
+            endpoint.shake()
+
+
+class _PlainEntrance(asyncio.Protocol):
+    """Stands in for a connection without TLS until its address is known."""
+
+    __slots__ = ("_listener",)
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        raw: Any = transport
+        name = raw.get_extra_info("peername")
+        address = str(name[0]) if name else ""
+        listener = self._listener
+        if not listener.admit(address):
+            raw.abort()
+            return
+        raw.set_write_buffer_limits(high=BUFFERED_BYTES_MAX)
+        connection = listener.begin(Peer(address), lambda _: listener.gone(address))
+        connection.attach(raw)
+        raw.set_protocol(connection)
+
+
+def _counted_below(connection: ServerConnection) -> None:
+    """With TLS the endpoint below is what is counted."""

@@ -1,0 +1,299 @@
+"""Multipart messages as X-Road frames them: an incremental reader that never copies a body twice, and the pieces to write one.
+
+Pure. Sheet 3.7. The first boundary has no line end before it; with every other one the line end in front of it goes away. Bodies are
+binary, nothing is decoded. Line ends may be CRLF or LF, as in X-Road's own decoder (its samples of 2013 have LF): a boundary takes one
+LF and the CR before it. A nested multipart is the body of a part, read by a second reader.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from appliance.errors import PeerProtocolError
+
+OUTSIDE_BYTES_MAX = 64
+"""Blank bytes before the first and after the last boundary: real messages have at most two line ends there."""
+PADDING_BYTES_MAX = 64
+"""Spaces and tabs between a boundary and its line end (RFC 2046 allows them, nobody writes them)."""
+BOUNDARY_LETTERS = 30
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_HEADERS_END = re.compile(rb"\n\r?\n")
+_PARAMETER = re.compile(r'\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)\s*(?:;|$)', re.DOTALL)
+
+Header = tuple[bytes, bytes]
+
+
+class MultipartMalformedError(PeerProtocolError):
+    """Not multipart: boundaries, headers of a part, or the bytes outside the parts."""
+
+    kind = "multipart.malformed"
+
+
+class PartOversizedError(PeerProtocolError):
+    """More than we are ready to read. `part` names what was too large."""
+
+    kind = "peer.oversized"
+
+    def __init__(self, part: str, bytes_max: int) -> None:
+        super().__init__(f"{part}: more than {bytes_max} bytes")
+        self.part = part
+
+
+class TooManyPartsError(PeerProtocolError):
+    """More parts than such a message can have."""
+
+    kind = "multipart.too_many_parts"
+
+
+class PartBegan(msgspec.Struct, frozen=True):
+    """A part: its headers with names as received and values without surrounding blanks; `raw` is the block, to be passed on verbatim."""
+
+    headers: tuple[Header, ...]
+    raw: bytes
+
+    @property
+    def content_type(self) -> bytes:
+        """The Content-Type as received, empty where there is none. Raises MultipartMalformedError when there are two."""
+        found = [value for name, value in self.headers if name.lower() == b"content-type"]
+        if len(found) > 1:
+            raise MultipartMalformedError("a part with two content types")
+        return found[0] if found else b""
+
+
+class PartData(msgspec.Struct, frozen=True):
+    """Some bytes of the part's body, never empty."""
+
+    data: bytes
+
+
+class PartEnded(msgspec.Struct, frozen=True):
+    """The part is complete."""
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """The closing boundary was read; only blank bytes may follow."""
+
+
+MultipartEvent = PartBegan | PartData | PartEnded | Finished
+
+_PREAMBLE, _HEADERS, _BODY, _EPILOGUE = range(4)
+
+
+class MultipartReader:
+    """Cuts a byte stream into parts. Invariant: any cut of the same bytes gives the same events, but for where PartData is cut.
+
+    Holds back at most one block of part headers, or the bytes that may be the beginning of a boundary. After an error it is of no more use.
+    """
+
+    def __init__(self, boundary: bytes, *, part_header_bytes_max: int = 8192, parts_max: int = 16) -> None:
+        if not _BOUNDARY.fullmatch(boundary):
+            raise MultipartMalformedError("not a boundary")
+        self._dash = b"--" + boundary
+        self._delimiter = b"\n--" + boundary
+        self._part_header_bytes_max, self._parts_max = part_header_bytes_max, parts_max
+        self._held = b""
+        self._state = _PREAMBLE
+        self._fresh = False
+        """No byte of this body was given out yet, and the unread bytes begin with the line end of the part's headers."""
+        self._parts = self._outside = 0
+
+    def feed(self, data: bytes) -> list[MultipartEvent]:
+        """The events that are certain now. Raises MultipartMalformedError, PartOversizedError, TooManyPartsError."""
+        data = self._held + data if self._held else data
+        events: list[MultipartEvent] = []
+        at, moved = 0, True
+        while moved:
+            before, state = at, self._state
+            if state == _BODY:
+                at = self._body(data, at, events)
+            elif state == _HEADERS:
+                at = self._headers(data, at, events)
+            elif state == _PREAMBLE:
+                at = self._preamble(data, at)
+            else:
+                at = self._blank(data, at)
+                if at < len(data):
+                    raise MultipartMalformedError("bytes after the closing boundary")
+            moved = at != before or self._state != state
+        self._held = data[at:]
+        return events
+
+    def end(self) -> None:
+        """The stream has ended. Raises MultipartMalformedError unless the closing boundary was there."""
+        if self._state != _EPILOGUE:
+            raise MultipartMalformedError("the message ends before its closing boundary")
+
+    def _preamble(self, data: bytes, at: int) -> int:
+        at = self._blank(data, at)
+        if not data.startswith(self._dash, at):
+            if self._dash.startswith(data[at : at + len(self._dash)]):
+                return at
+            raise MultipartMalformedError("does not begin with its boundary")
+        follows = self._follows(data, at + len(self._dash))
+        if follows == _UNDECIDED:
+            return at
+        if follows in (_NOT_ONE, _CLOSING):
+            raise MultipartMalformedError("does not begin with a part")
+        self._begin_part()
+        return follows
+
+    def _blank(self, data: bytes, at: int) -> int:
+        rest = data[at : at + OUTSIDE_BYTES_MAX + 1]
+        blank = len(rest) - len(rest.lstrip(b"\r\n" if self._state == _PREAMBLE else b"\r\n \t"))
+        self._outside += blank
+        if self._outside > OUTSIDE_BYTES_MAX:
+            raise MultipartMalformedError("too many bytes outside the parts")
+        return at + blank
+
+    def _follows(self, data: bytes, at: int) -> int:
+        """What stands behind a boundary: _CLOSING, _NOT_ONE, _UNDECIDED, or where the line feed of its line is (the first is 0 or more)."""
+        if data.startswith(b"--", at):
+            return _CLOSING
+        end = at
+        while data[end : end + 1] in (b" ", b"\t"):
+            end += 1
+            if end - at > PADDING_BYTES_MAX:
+                return _NOT_ONE
+        if data.startswith(b"\n", end):
+            return end
+        if data.startswith(b"\r\n", end):
+            return end + 1
+        rest = data[end : end + 2]
+        return _UNDECIDED if rest in (b"", b"\r") or (rest == b"-" and end == at) else _NOT_ONE
+
+    def _begin_part(self) -> None:
+        self._parts += 1
+        if self._parts > self._parts_max:
+            raise TooManyPartsError(f"more than {self._parts_max} parts")
+        self._outside = 0
+        self._state = _HEADERS
+
+    def _headers(self, data: bytes, at: int, events: list[MultipartEvent]) -> int:
+        """`at` is the line feed of the boundary's line, so that a part without headers needs no rule of its own."""
+        end = _HEADERS_END.search(data, at)
+        size = (end.start() if end else len(data) - 2) - at
+        if size > self._part_header_bytes_max:
+            raise PartOversizedError("headers of a part", self._part_header_bytes_max)
+        if end is None:
+            return at
+        raw = data[at + 1 : end.start() + 1]
+        events.append(PartBegan(parse_headers(raw), raw))
+        self._state, self._fresh = _BODY, True
+        return end.end() - 1
+
+    def _body(self, data: bytes, at: int, events: list[MultipartEvent]) -> int:
+        start = at + 1 if self._fresh else at
+        found = data.find(self._delimiter, at)
+        while found >= 0:
+            follows = self._follows(data, found + len(self._delimiter))
+            if follows == _UNDECIDED:
+                return self._give_out(data, at, found - 1, events)
+            if follows != _NOT_ONE:
+                end = found - 1 if found > start and data[found - 1] == 13 else found
+                self._give_out(data, at, end, events)
+                events.append(PartEnded())
+                if follows == _CLOSING:
+                    events.append(Finished())
+                    self._state = _EPILOGUE
+                    return found + len(self._delimiter) + 2
+                self._begin_part()
+                return follows
+            found = data.find(self._delimiter, found + 1)
+        return self._give_out(data, at, len(data) - len(self._delimiter), events)
+
+    def _give_out(self, data: bytes, at: int, end: int, events: list[MultipartEvent]) -> int:
+        """Gives out the body up to `end`; answers from where on the bytes are still held."""
+        start = at + 1 if self._fresh else at
+        if end <= start:
+            return at
+        events.append(PartData(data[start:end]))
+        self._fresh = False
+        return end
+
+
+_CLOSING, _NOT_ONE, _UNDECIDED = -1, -2, -3
+
+
+def parse_headers(raw: bytes) -> tuple[Header, ...]:
+    """The headers of a part: `name:value` lines, any case, with or without a blank after the colon, folded lines joined.
+
+    Raises MultipartMalformedError.
+    """
+    headers: list[Header] = []
+    for line in raw.split(b"\n")[:-1]:
+        line = line.removesuffix(b"\r")
+        if _CONTROL.search(line):
+            raise MultipartMalformedError("a control character in the headers of a part")
+        if line[:1] in (b" ", b"\t"):
+            if not headers:
+                raise MultipartMalformedError("the headers of a part begin with a blank")
+            headers[-1] = (headers[-1][0], headers[-1][1] + b" " + line.strip(b" \t"))
+            continue
+        name, colon, value = line.partition(b":")
+        if not colon or not _TOKEN.fullmatch(name):
+            raise MultipartMalformedError("a part header that is not name:value")
+        headers.append((name, value.strip(b" \t")))
+    return tuple(headers)
+
+
+def media_type(value: bytes) -> str:
+    """The type of a Content-Type without its parameters, in lower case; empty where it is not ASCII."""
+    return value.partition(b";")[0].strip(b" \t").decode("ascii", "replace").lower()
+
+
+def parameter(value: bytes, name: str) -> bytes | None:
+    """One parameter of a Content-Type, unquoted; None where it is absent. Raises MultipartMalformedError."""
+    rest = value.partition(b";")[2].decode("latin-1")
+    found: str | None = None
+    at = 0
+    while rest[at:].strip(" \t;"):
+        match = _PARAMETER.match(rest, at)
+        if match is None:
+            raise MultipartMalformedError("parameters of a content type")
+        at = match.end()
+        if match[1].lower() != name:
+            continue
+        if found is not None:
+            raise MultipartMalformedError(f"two parameters {name}")
+        found = match[2]
+    if found is None:
+        return None
+    if found.startswith('"'):
+        found = re.sub(r"\\(.)", r"\1", found[1:-1], flags=re.DOTALL)
+    return found.encode("latin-1")
+
+
+def boundary_of(content_type: bytes) -> bytes:
+    """The boundary of a multipart Content-Type. Raises MultipartMalformedError where it has none or a wrong one."""
+    boundary = parameter(content_type, "boundary")
+    if boundary is None or not _BOUNDARY.fullmatch(boundary):
+        raise MultipartMalformedError("a multipart content type without a boundary")
+    return boundary
+
+
+def make_boundary(prefix: bytes, random: bytes) -> bytes:
+    """`prefix` and 30 letters from 30 random bytes: nobody can have put it into a body beforehand."""
+    if len(random) != BOUNDARY_LETTERS:
+        raise RuntimeError("a boundary takes 30 random bytes")
+    return prefix + bytes(_LETTERS[byte % 52] for byte in random)
+
+
+def content_type_of(boundary: bytes) -> bytes:
+    """The Content-Type of a message, and of the part that carries attachments."""
+    return b"multipart/mixed; charset=UTF-8; boundary=" + boundary
+
+
+def part_begin(boundary: bytes, content_type: bytes, raw_headers: bytes = b"", *, first: bool = False) -> bytes:
+    """Everything in front of a part's body. `raw_headers`: further header lines, each with its line end."""
+    line_end = b"" if first else b"\r\n"
+    return b"%b--%b\r\ncontent-type: %b\r\n%b\r\n" % (line_end, boundary, content_type, raw_headers)
+
+
+def closing(boundary: bytes) -> bytes:
+    """The end of a message, behind the last part's body."""
+    return b"\r\n--%b--\r\n" % boundary

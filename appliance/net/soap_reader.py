@@ -1,0 +1,158 @@
+"""What a box reads of a SOAP message: the X-Road headers, and faults. The bytes themselves are signed and passed on untouched.
+
+Pure. Sheet 1.3, 2.9. A copy is parsed, with no DTD, no entities, no network; libxml2 stops at 256 levels. The order inside identifiers
+is not checked; presence, duplicates and object types are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lxml import etree
+
+from appliance.errors import PeerProtocolError
+from appliance.model.identifiers import PART_CHARACTERS_MAX, ClientId, ServiceId
+from appliance.seal.xml_input import local_name, parse_known
+
+SOAP_BYTES_MAX = 1 << 20
+"""The SOAP part is held in memory; what is large travels as an attachment."""
+FAULT_TEXT_CHARACTERS_MAX = 2000
+
+_ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
+_XROAD = "http://x-road.eu/xsd/xroad.xsd"
+_IDENTIFIERS = "http://x-road.eu/xsd/identifiers"
+_CLIENT_PARTS = ("xRoadInstance", "memberClass", "memberCode", "subsystemCode")
+_SERVICE_PARTS = (*_CLIENT_PARTS, "serviceCode", "serviceVersion")
+
+
+class SoapMalformedError(PeerProtocolError):
+    """Not a SOAP 1.1 envelope, or identifiers in it that are none."""
+
+    kind = "soap.malformed"
+
+
+class SoapHeaderMissingError(PeerProtocolError):
+    """A header that X-Road requires is not there."""
+
+    kind = "soap.header_missing"
+
+
+class SoapHeaderDuplicateError(PeerProtocolError):
+    """A header, or a part of an identifier, is there twice."""
+
+    kind = "soap.header_duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFault:
+    """A fault that a peer sent; its code is passed on as it is, without a prefix of ours (sheet 3.7)."""
+
+    code: str
+    message: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SoapHeader:
+    """The facts of a SOAP message that decide who seals it."""
+
+    client: ClientId
+    service: ServiceId
+    query_id: str
+    body_name: str
+    """Local name of the body's only element."""
+
+    @property
+    def is_response(self) -> bool:
+        """The answer to `x` is `xResponse`; a service may itself be called `xResponse`."""
+        return self.body_name == self.service.code + "Response"
+
+    @property
+    def sender(self) -> ClientId:
+        """Whose seal the message must carry: the client's, or in a response the provider's."""
+        return self.service.provider if self.is_response else self.client
+
+
+def read_fault(data: bytes) -> PeerFault | None:
+    """The fault in an envelope; None where it carries something else. Raises XmlRefusedError, SoapMalformedError."""
+    fault = _body(_envelope(data)).find(f"{{{_ENVELOPE}}}Fault")
+    if fault is None:
+        return None
+    detail = fault.find("detail")
+    return PeerFault(
+        code=_text(fault.find("faultcode")),
+        message=_text(fault.find("faultstring")),
+        detail="" if detail is None else _bounded("".join(map(str, detail.itertext()))),
+    )
+
+
+def read_header(data: bytes) -> SoapHeader:
+    """The X-Road headers of a request or response. Raises XmlRefusedError and the leaves of this module."""
+    root = _envelope(data)
+    header = _only(root, f"{{{_ENVELOPE}}}Header", "Header")
+    content = list(_body(root))
+    if len(content) != 1:
+        raise SoapMalformedError("the SOAP body has not exactly one element")
+    query_id = _text(_only(header, f"{{{_XROAD}}}id", "id"))
+    if not query_id or len(query_id) > PART_CHARACTERS_MAX:
+        raise SoapMalformedError("the id is empty or too long")
+    client = _parts(_only(header, f"{{{_XROAD}}}client", "client"), ("MEMBER", "SUBSYSTEM"), _CLIENT_PARTS)
+    service = _parts(_only(header, f"{{{_XROAD}}}service", "service"), ("SERVICE",), _SERVICE_PARTS)
+    if "serviceCode" not in service:
+        raise SoapHeaderMissingError("service: no serviceCode")
+    provider = ClientId.of([service[name] for name in _CLIENT_PARTS if name in service])
+    return SoapHeader(
+        client=ClientId.of(list(client.values())),
+        service=ServiceId(provider, service["serviceCode"], service.get("serviceVersion")),
+        query_id=query_id,
+        body_name=local_name(content[0]),
+    )
+
+
+def _envelope(data: bytes) -> etree._Element:
+    root = parse_known(data, bytes_max=SOAP_BYTES_MAX)
+    if root.tag != f"{{{_ENVELOPE}}}Envelope":
+        raise SoapMalformedError("not a SOAP 1.1 envelope")
+    return root
+
+
+def _body(root: etree._Element) -> etree._Element:
+    return _only(root, f"{{{_ENVELOPE}}}Body", "Body")
+
+
+def _only(parent: etree._Element, tag: str, name: str) -> etree._Element:
+    found = parent.findall(tag)
+    if len(found) > 1:
+        raise SoapHeaderDuplicateError(f"{name} is there twice")
+    if not found:
+        raise SoapHeaderMissingError(f"no {name}")
+    return found[0]
+
+
+def _parts(identifier: etree._Element, types: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str]:
+    """The parts of an identifier by name, in the protocol's order, only those that are there."""
+    kind = identifier.get(f"{{{_IDENTIFIERS}}}objectType")
+    if kind not in types:
+        raise SoapMalformedError(f"an identifier of type {kind}")
+    parts: dict[str, str] = {}
+    for name in names:
+        found = identifier.findall(f"{{{_IDENTIFIERS}}}{name}")
+        if len(found) > 1:
+            raise SoapHeaderDuplicateError(f"{name} is there twice")
+        if found:
+            text = _text(found[0])
+            if not text or len(text) > PART_CHARACTERS_MAX:
+                raise SoapMalformedError(f"{name} is empty or too long")
+            parts[name] = text
+    missing = [name for name in _CLIENT_PARTS[:3] if name not in parts]
+    if missing or (kind == "SUBSYSTEM") != ("subsystemCode" in parts and kind != "SERVICE"):
+        raise SoapMalformedError("an identifier without the parts of its type")
+    return parts
+
+
+def _text(element: etree._Element | None) -> str:
+    return "" if element is None else _bounded(element.text or "")
+
+
+def _bounded(text: str) -> str:
+    return text.strip()[:FAULT_TEXT_CHARACTERS_MAX]

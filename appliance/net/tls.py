@@ -1,0 +1,110 @@
+"""The TLS contexts of a box: what each kind of connection may negotiate, and whom it believes.
+
+TLS itself says only that the peer holds the key of a certificate under one of the given anchors. What X-Road asks beyond that (profile,
+registered hash, OCSP, sheet 3.2) is checked by the caller on the certificate that the connection shows; no host names are checked, as in
+X-Road. Contexts are cheap and immutable for us: when the global configuration or a key changes, a new one is made, and sessions of the old
+one no longer resume.
+
+Information systems show self-signed certificates that are registered byte for byte (sheet 9.2). Python's ssl insists on a chain for every
+certificate that is sent, so each registered certificate is an anchor of its own. A certificate that nobody registered, or one with an
+extended key usage other than client authentication, fails in the handshake: stricter than X-Road, which refuses it one step later. The
+alternative, a verify callback set through OpenSSL's own structures, would accept everything wherever our check is forgotten.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+
+KeyLoader = Callable[[ssl.SSLContext], None]
+"""Puts our certificate chain and key into a context: from the token on a box, from files in tests."""
+
+GROUP = "prime256v1"
+"""The only group (Python 3.11 sets one): every peer has it, and nothing weaker or slower is left to choose."""
+AEAD_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""TLS 1.2 towards information systems; the suites of TLS 1.3 are all of this kind."""
+FOREIGN_SUITES = "ECDHE-RSA-AES256-SHA384:DHE-RSA-AES256-SHA256:ECDHE-ECDSA-AES256-SHA384"
+"""X-Road's own three (sheet 3.1): CBC, so only where settings allow foreign servers."""
+
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name: X-Road logs the expiry of a registered certificate, no more (9.2)."""
+
+
+def peer_server_context(anchors: Iterable[bytes], key_loader: KeyLoader, *, foreign: bool = False) -> ssl.SSLContext:
+    """Port 5500: other boxes, whose certificate (DER `anchors`: the approved CAs, also intermediate ones) is required.
+
+    TLS 1.3 only; with `foreign` also TLS 1.2 with X-Road's suites.
+    """
+    context = _peer_context(ssl.PROTOCOL_TLS_SERVER, anchors, foreign)
+    key_loader(context)
+    return context
+
+
+def peer_client_context(anchors: Iterable[bytes], key_loader: KeyLoader, *, foreign: bool = False) -> ssl.SSLContext:
+    """Towards the port 5500 of other boxes; the mirror image of `peer_server_context`."""
+    context = _peer_context(ssl.PROTOCOL_TLS_CLIENT, anchors, foreign)
+    key_loader(context)
+    return context
+
+
+def client_https_context(registered: Iterable[bytes], key_loader: KeyLoader) -> ssl.SSLContext:
+    """Port 8443: information systems, which may show one of the `registered` certificates (DER) or none.
+
+    The caller compares the shown certificate with those of the client it claims to be: this context only knows that it is one of them all.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER, ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(AEAD_SUITES)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    _pin(context, registered)
+    key_loader(context)
+    return context
+
+
+def system_client_context(pinned: Iterable[bytes] | None, key_loader: KeyLoader | None = None, *, ca_file: str = "") -> ssl.SSLContext:
+    """Towards the information systems that provide services, with our own certificate where `key_loader` is given.
+
+    `pinned` are the certificates stored for that client: the caller compares bytes afterwards. None takes any certificate, as X-Road does
+    where `sslAuthentication` is off. `ca_file` (PEM) adds authorities of the institution.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(AEAD_SUITES)
+    if pinned is None and not ca_file:
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        _pin(context, pinned or ())
+        if ca_file:
+            context.load_verify_locations(cafile=ca_file)
+    if key_loader is not None:
+        key_loader(context)
+    return context
+
+
+def _peer_context(side: ssl._SSLMethod, anchors: Iterable[bytes], foreign: bool) -> ssl.SSLContext:
+    context = _context(side, ssl.TLSVersion.TLSv1_2 if foreign else ssl.TLSVersion.TLSv1_3)
+    if foreign:
+        context.set_ciphers(FOREIGN_SUITES)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags = ssl.VERIFY_X509_PARTIAL_CHAIN  # an approved CA may be an intermediate one (sheet 12)
+    _anchor(context, anchors)
+    return context
+
+
+def _context(side: ssl._SSLMethod, oldest: ssl.TLSVersion) -> ssl.SSLContext:
+    context = ssl.SSLContext(side)
+    context.minimum_version = oldest
+    context.check_hostname = False  # boxes are known by the registered hash of their certificate, never by name
+    context.set_ecdh_curve(GROUP)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # a cut connection must not look like one that was closed
+    return context
+
+
+def _pin(context: ssl.SSLContext, certificates: Iterable[bytes]) -> None:
+    context.verify_flags = ssl.VerifyFlags(ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME)
+    _anchor(context, certificates)
+
+
+def _anchor(context: ssl.SSLContext, certificates: Iterable[bytes]) -> None:
+    data = b"".join(certificates)
+    if data:  # without any anchor nobody is believed, which is what it should mean
+        context.load_verify_locations(cadata=data)

@@ -1,0 +1,272 @@
+"""Keeps the global configuration current: fetches, has it verified, makes it durable, tells the generation.
+
+Part of the trust agent process. What to believe is decided by `trust.trusted_configuration`; a failure of any kind leaves the last good
+configuration in force until it expires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urljoin
+
+from appliance import durable
+from appliance.clock import Clock
+from appliance.configuration_files import INSTANCES_MAX, AcceptedStore, write_layout
+from appliance.errors import UnavailableError, UnverifiedError, XacbeError
+from appliance.journal import event
+from appliance.net import fetch
+from appliance.net.fetch import FetchError, FetchLimits, FetchStatusError
+from appliance.processes.trust_services import Generation, ServiceBook
+from appliance.settings import TrustAgentSettings
+from appliance.trust.directory import DIRECTORY_BYTES_MAX
+from appliance.trust.global_configuration import SHARED_BYTES_MAX, Anchor, AnchorSource, SharedParameters, parse_anchor
+from appliance.trust.trusted_configuration import (
+    ConfigurationAbsentError,
+    ConfigurationInForce,
+    ConfigurationWrongInstanceError,
+    TrustedConfiguration,
+)
+from appliance.trust.wire import View
+
+VERSIONS = (6, 5, 4, 3)
+"""Probed in this order; version 2 has SHA-1 hashes of certificates and is not used (sheet 6.2)."""
+
+
+class AnchorNotStoredError(UnavailableError):
+    """The disk did not take the anchor."""
+
+    kind = "anchor.not_stored"
+
+
+class ConfigurationKeeper:
+    """Our instance's configuration and those of the instances that it federates with."""
+
+    def __init__(
+        self, root: Path, instance: str, settings: TrustAgentSettings, clock: Clock, book: ServiceBook, log: logging.Logger
+    ) -> None:
+        self._root, self._instance, self._settings, self._clock, self._book, self._log = root, instance, settings, clock, book, log
+        self.generation = Generation(clock)
+        self._store = AcceptedStore(root)
+        self._trusted: dict[str, TrustedConfiguration] = {}
+        self._versions: dict[str, int] = {}
+        self._last_good_url: dict[str, str] = {}
+        self._fetched_us = 0
+        self._published: dict[str, frozenset[tuple[str, bytes]]] = {}
+        self._wake = asyncio.Event()
+        self._random = random.Random()  # noqa: S311  jitter of waits
+
+    @property
+    def has_anchor(self) -> bool:
+        return self._instance in self._trusted
+
+    def load(self) -> None:
+        """At start: anchor and last good configuration from our own files. A damaged one is as good as none: it is fetched again."""
+        file = self._root / "anchor.xml"
+        if not file.is_file():
+            return
+        try:
+            anchor = self._checked_anchor(file.read_bytes())
+        except UnverifiedError as error:  # then a person has to give it again; stopping would take that way as well
+            event(self._log, logging.ERROR, "anchor.damaged", kind=error.kind, reason=str(error))
+            return
+        self._trusted[self._instance] = TrustedConfiguration(anchor)
+        self._reload(self._instance)
+        own = self._own.in_force
+        if own is None:
+            return
+        for anchor in self._federated(own):
+            self._trusted[anchor.instance] = TrustedConfiguration(anchor, own=False)
+            self._reload(anchor.instance)
+        self._publish()
+
+    def _reload(self, instance: str) -> None:
+        saved = self._store.saved(instance)
+        if saved is None:
+            return
+        try:
+            self._trusted[instance].reloaded(*saved)
+        except UnverifiedError as error:
+            event(self._log, logging.WARNING, "configuration.not_reloaded", instance=instance, kind=error.kind, reason=str(error))
+
+    async def install(self, xml: bytes) -> None:
+        """A person gives the anchor, first or anew. Raises ConfigurationMalformedError, CertificateMalformedError,
+        ConfigurationWrongInstanceError, AnchorNotStoredError; then nothing changed.
+
+        A new anchor is a new beginning: what was in force stays only until the first configuration under it.
+        """
+        anchor = self._checked_anchor(xml)
+        try:
+            await asyncio.to_thread(durable.write_file, self._root / "anchor.xml", xml)
+        except OSError as error:
+            raise AnchorNotStoredError(f"anchor.xml: {error.strerror}") from None
+        if self.has_anchor:
+            self._own.anchored_anew(anchor)
+        else:
+            self._trusted[self._instance] = TrustedConfiguration(anchor)
+        self._versions.clear()
+        self._last_good_url.clear()
+        event(self._log, logging.INFO, "anchor.installed", instance=anchor.instance, sources=len(anchor.sources))
+        self._wake.set()
+
+    def shared(self) -> SharedParameters:
+        """Our instance's shared parameters. Raises ConfigurationAbsentError, ConfigurationExpiredError."""
+        if not self.has_anchor:
+            raise ConfigurationAbsentError("no configuration anchor yet")
+        return self._own.view(self._clock.now_us()).shared
+
+    def view(self) -> View:
+        """What other processes see; generation 0 before the first configuration. An expired one keeps its expiry: they judge."""
+        own = self._own.in_force if self.has_anchor else None
+        if own is None:
+            return View(0, self._instance, 0, 0)
+        return View(self.generation.value, self._instance, own.expires_us, self._fetched_us)
+
+    def waits_for(self) -> list[str]:
+        if not self.has_anchor:
+            return ["anchor"]
+        own = self._own.in_force
+        if own is None:
+            return ["configuration"]
+        return ["configuration.expired"] if own.expires_us <= self._clock.now_us() else []
+
+    async def run(self) -> None:
+        """Fetches for ever: at the interval with jitter while it works, sooner with back-off up to the interval while it does not."""
+        failures = 0
+        while True:
+            if self.has_anchor:
+                failures = 0 if await self.fetch_all() else failures + 1
+            interval = float(self._settings.configuration_fetch_interval_s)
+            wait_s = interval if failures == 0 else min(interval, 2.0 ** min(failures, 10))
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait_s * self._random.uniform(0.8, 1.0)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def fetch_all(self) -> bool:
+        """One round over all instances; whether our own came."""
+        good = await self._fetch(self._instance)
+        own = self._own.in_force
+        if good and own is not None:
+            self._fetched_us = self._clock.now_us()
+            anchors = {anchor.instance: anchor for anchor in self._federated(own)}
+            for instance in [name for name in self._trusted if name != self._instance and name not in anchors]:
+                del self._trusted[instance]  # CEIQROO no longer vouches for it
+            for instance, anchor in anchors.items():
+                if instance not in self._trusted:
+                    self._trusted[instance] = TrustedConfiguration(anchor, own=False)
+                await self._fetch(instance)
+            await self._publish_in_thread()
+        return good
+
+    async def _fetch(self, instance: str) -> bool:
+        trusted = self._trusted[instance]
+        for source in self._in_order(instance, trusted.sources()):
+            name = "configuration" if instance == self._instance else f"configuration {instance}"
+            try:
+                url, body = await self._directory(source.url)
+                needed = trusted.directory_received(body, source, self._clock.now_us())
+                contents = {entry: await self._part(urljoin(url, entry.location)) for entry in needed}
+                configuration = trusted.parts_received(contents)
+            except XacbeError as error:
+                self._book.failed(name, source.url, error.kind)
+                level = logging.WARNING if isinstance(error, UnverifiedError) else logging.INFO
+                event(self._log, level, "configuration.not_fetched", url=source.url, kind=error.kind, reason=str(error))
+                continue
+            self._book.succeeded(name, source.url)
+            self._last_good_url[instance] = source.url
+            return await self._saved(configuration)
+        return False
+
+    async def _saved(self, configuration: ConfigurationInForce) -> bool:
+        try:
+            await asyncio.to_thread(self._store.save, configuration)
+        except OSError as error:
+            self._book.count("configuration.not_stored")
+            event(self._log, logging.ERROR, "configuration.not_stored", reason=str(error))
+            return False
+        return True
+
+    def _in_order(self, instance: str, sources: Iterable[AnchorSource]) -> list[AnchorSource]:
+        """The last successful one first, then as given; https variants are left out: plain HTTP carries signed content as well."""
+        usable = [source for source in sources if source.url.startswith("http://")]
+        return sorted(usable, key=lambda source: source.url != self._last_good_url.get(instance))
+
+    async def _directory(self, url: str) -> tuple[str, bytes]:
+        """The directory in the newest version that the place has. Raises FetchError, FetchStatusError."""
+        limits = self._limits(DIRECTORY_BYTES_MAX)
+        if "version=" in url.partition("?")[2]:
+            return url, self._body(url, await fetch.get(url, limits))
+        known = self._versions.get(url)
+        for version in (known, *VERSIONS) if known is not None else VERSIONS:
+            asked = f"{url}{'&' if '?' in url else '?'}version={version}"
+            answer = await fetch.get(asked, limits)
+            if answer.status == 404:
+                continue
+            self._versions[url] = version
+            return asked, self._body(asked, answer)
+        raise FetchError(f"{url}: no version that we read")
+
+    async def _part(self, url: str) -> bytes:
+        return self._body(url, await fetch.get(url, self._limits(SHARED_BYTES_MAX)))
+
+    @staticmethod
+    def _body(url: str, answer: fetch.FetchAnswer) -> bytes:
+        if answer.status != 200:
+            raise FetchStatusError(f"{url}: status {answer.status}")
+        return answer.body
+
+    def _limits(self, bytes_max: int) -> FetchLimits:
+        return FetchLimits(self._settings.connect_s_max, self._settings.read_s_max, bytes_max)
+
+    async def _publish_in_thread(self) -> None:
+        try:
+            await asyncio.to_thread(self._write_layout)
+        except OSError as error:  # a full disk: what others read stays as it was, the next round tries again
+            self._book.count("configuration.not_stored")
+            event(self._log, logging.ERROR, "configuration.not_stored", reason=str(error))
+            return
+        self._tell()
+
+    def _publish(self) -> None:
+        self._write_layout()
+        self._tell()
+
+    def _tell(self) -> None:
+        """A new generation only where content changed: a later expiry alone is no reason to read everything again."""
+        contents = self._contents()
+        if contents != self._published:
+            self._published = contents
+            self.generation.advance()
+            event(self._log, logging.INFO, "configuration.changed", generation=self.generation.value)
+
+    def _write_layout(self) -> None:
+        in_force = self._in_force()
+        write_layout(self._root / "configuration", self._instance, in_force)
+        self._store.forget_unused(in_force)
+
+    def _in_force(self) -> list[ConfigurationInForce]:
+        return [trusted.in_force for trusted in self._trusted.values() if trusted.in_force is not None]
+
+    def _contents(self) -> dict[str, frozenset[tuple[str, bytes]]]:
+        return {configuration.instance: configuration.content for configuration in self._in_force()}
+
+    def _federated(self, own: ConfigurationInForce) -> list[Anchor]:
+        """Other instances that CEIQROO vouches for in the private parameters (II.2.X)."""
+        anchors = () if own.private is None else own.private.anchors
+        return [anchor for anchor in anchors if anchor.instance != self._instance][:INSTANCES_MAX]
+
+    @property
+    def _own(self) -> TrustedConfiguration:
+        return self._trusted[self._instance]
+
+    def _checked_anchor(self, xml: bytes) -> Anchor:
+        anchor = parse_anchor(xml)
+        if anchor.instance != self._instance:
+            raise ConfigurationWrongInstanceError(f"the anchor is of {anchor.instance[:80]}, this box belongs to {self._instance}")
+        return anchor

@@ -1,0 +1,269 @@
+"""Keeps OCSP responses for our own certificates: the evidence that goes into every seal and every TLS handshake.
+
+Part of the trust agent process. Responses live on disk, so that the time until which we can seal survives a restart (T38). A response that
+says revoked takes the evidence away at once (T22); one that is older than what we hold changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID
+
+from appliance import durable
+from appliance.clock import Clock
+from appliance.errors import UnavailableError, UnverifiedError, XacbeError
+from appliance.hsm.wire import KeyRecord
+from appliance.journal import event
+from appliance.model import certificates
+from appliance.model.certificates import CertificateMalformedError
+from appliance.net import fetch
+from appliance.net.fetch import FetchLimits
+from appliance.net.local_sockets import LocalClient
+from appliance.processes.configuration_fetching import ConfigurationKeeper
+from appliance.processes.trust_services import ClockWatch, Generation, ServiceBook
+from appliance.settings import TrustAgentSettings
+from appliance.trust import ocsp
+from appliance.trust.global_configuration import CaCertificate, SharedParameters
+from appliance.trust.ocsp import OcspFacts, OcspRevokedError, OcspStaleError
+from appliance.trust.wire import Evidence, OwnEvidence
+
+LOOK_INTERVAL_S = 2.0
+"""How soon a new certificate or a new configuration is noticed."""
+SIGNER_CALL_S_MAX = 5.0
+CERTIFICATES_MAX = 64
+"""Own certificates and the intermediate CAs above them; more than any shared box has."""
+NONCE_BYTES = 16
+_FILE_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(slots=True)
+class _Held:
+    """A certificate, its issuer, and the newest good response about it."""
+
+    certificate: x509.Certificate
+    issuer: CaCertificate
+    due_s: float
+    """Monotonic: when to ask next."""
+    response: bytes = b""
+    facts: OcspFacts | None = None
+
+
+class EvidenceKeeper:
+    """Invariant: a response is held only after its signature was verified under the configuration in force and its status was good."""
+
+    def __init__(
+        self,
+        root: Path,
+        signer: LocalClient,
+        configuration: ConfigurationKeeper,
+        settings: TrustAgentSettings,
+        clock: Clock,
+        book: ServiceBook,
+        watch: ClockWatch,
+        log: logging.Logger,
+    ) -> None:
+        self._folder, self._signer, self._configuration, self._settings = root / "ocsp", signer, configuration, settings
+        self._clock, self._book, self._watch, self._log = clock, book, watch, log
+        self.generation = Generation(clock)
+        self._held: dict[bytes, _Held] = {}
+        self._certificates: list[bytes] = []
+        self._seen_generation = 0
+        self._signer_away = True
+        durable.make_directory(self._folder)
+
+    def evidence(self) -> OwnEvidence:
+        """Everything held, fresh or not."""
+        found = [
+            Evidence(
+                certificate_sha256=digest,
+                certificate_sha1=certificates.sha1(held.certificate),
+                response=held.response,
+                produced_at_us=held.facts.produced_at_us,
+                this_update_us=held.facts.this_update_us,
+                next_update_us=held.facts.next_update_us,
+            )
+            for digest, held in self._held.items()
+            if held.facts is not None
+        ]
+        return OwnEvidence(self.generation.value, found)
+
+    def waits_for(self) -> list[str]:
+        return ["signer"] if self._signer_away else []
+
+    async def run(self) -> None:
+        """Looks for new certificates and due responses, for ever."""
+        while True:
+            await self._look()
+            try:
+                await self._refresh(self._configuration.shared())
+            except UnavailableError:
+                pass  # no configuration in force: the keeper of the configuration says so
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def _look(self) -> None:
+        """Asks the signer for our certificates; without an answer the last ones stay."""
+        try:
+            keys: list[KeyRecord] = await self._signer.call("list_keys", None, list[KeyRecord], SIGNER_CALL_S_MAX)
+        except XacbeError:
+            self._signer_away = True
+        else:
+            self._signer_away = False
+            self._certificates = [der for key in keys if key.use in ("seal", "tls") for der in key.certificates][:CERTIFICATES_MAX]
+        try:
+            shared = self._configuration.shared()
+        except UnavailableError:
+            return
+        self._adopt(shared)
+
+    def _adopt(self, shared: SharedParameters) -> None:
+        """Brings the list up to the certificates and the configuration of now."""
+        wanted = self._wanted(shared)
+        is_new = self._configuration.generation.value != self._seen_generation
+        self._seen_generation = self._configuration.generation.value
+        before = {digest: held.response for digest, held in self._held.items()}
+        now_s = self._clock.monotonic_s()
+        for digest, (certificate, issuer) in wanted.items():
+            held = self._held.get(digest)
+            if held is None or is_new:
+                response = self._stored(digest) if held is None else held.response
+                facts = self._proven(response, certificate, issuer, shared)
+                self._held[digest] = _Held(certificate, issuer, now_s, response if facts else b"", facts)
+        for digest in [digest for digest in self._held if digest not in wanted]:
+            del self._held[digest]
+        self._remove_unused(wanted)
+        if {digest: held.response for digest, held in self._held.items()} != before:
+            self.generation.advance()
+
+    def _wanted(self, shared: SharedParameters) -> dict[bytes, tuple[x509.Certificate, CaCertificate]]:
+        """Own certificates of approved CAs, and the intermediates above them: X-Road asks a TLS peer for those too (sheet 3.2)."""
+        found: dict[bytes, tuple[x509.Certificate, CaCertificate]] = {}
+        for der in self._certificates:
+            try:
+                certificate = certificates.read(der)
+            except CertificateMalformedError:
+                continue  # the signer checked it at import; nothing to ask about it
+            while len(found) < CERTIFICATES_MAX:
+                issuer = shared.ca_by_subject(certificate.issuer.public_bytes())
+                if issuer is None or certificates.sha256(certificate) in found:
+                    break
+                found[certificates.sha256(certificate)] = (certificate, issuer)
+                if issuer.top:
+                    break
+                certificate = issuer.certificate
+        return found
+
+    async def _refresh(self, shared: SharedParameters) -> None:
+        due = [digest for digest, held in self._held.items() if held.due_s <= self._clock.monotonic_s()]
+        async with asyncio.TaskGroup() as group:
+            for digest in due:
+                group.create_task(self._refresh_one(digest, self._held[digest], shared))
+
+    async def _refresh_one(self, digest: bytes, held: _Held, shared: SharedParameters) -> None:
+        good = False
+        for url in sorted(_responders(held), key=lambda url: self._book.is_failing("ocsp", url)):
+            try:
+                await self._ask(url, digest, held, shared)
+            except XacbeError as error:
+                if isinstance(error, durable.SyncFailedError):
+                    raise
+                self._book.failed("ocsp", url, error.kind)
+                event(self._log, logging.WARNING, "ocsp.not_fetched", url=url, kind=error.kind, reason=str(error))
+                if isinstance(error, OcspRevokedError):
+                    self._withdraw(digest, held, error.facts)
+                    break
+                continue
+            self._book.succeeded("ocsp", url)
+            good = True
+            break
+        wait_s = self._settings.ocsp_fetch_interval_s if good else self._settings.ocsp_retry_s
+        held.due_s = self._clock.monotonic_s() + wait_s
+
+    async def _ask(self, url: str, digest: bytes, held: _Held, shared: SharedParameters) -> None:
+        """One request to one responder. A nonce goes along; a responder that has none prepares its answers, and then the rule that evidence
+        never gets older keeps a replayed answer out."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        request = ocsp.build_request(held.certificate, held.issuer, nonce)
+        limits = FetchLimits(self._settings.connect_s_max, self._settings.read_s_max, ocsp.RESPONSE_BYTES_MAX)
+        response = await fetch.post(url, "application/ocsp-request", request, limits)
+        now_us = self._clock.now_us()
+        is_live = ocsp.nonce_of(response) is not None
+        try:
+            facts = ocsp.check_response(response, held.certificate, held.issuer, shared, now_us, nonce=nonce if is_live else None)
+        except (OcspStaleError, OcspRevokedError) as error:  # its signature was good, so its time is signed time
+            self._compare(error.facts, now_us, is_live)
+            raise
+        self._compare(facts, now_us, is_live)
+        if held.facts is not None and _age_order(facts) < _age_order(held.facts):
+            return
+        try:
+            await asyncio.to_thread(durable.write_file, self._folder / digest.hex(), response)
+        except OSError as error:  # a full disk: the response serves until the next restart
+            self._book.count("ocsp.not_stored")
+            event(self._log, logging.ERROR, "ocsp.not_stored", reason=str(error))
+        held.response, held.facts = response, facts
+        self.generation.advance()
+
+    def _compare(self, facts: OcspFacts | None, now_us: int, is_live: bool) -> None:
+        if facts is not None and is_live:
+            self._watch.compare(now_us, facts.produced_at_us)
+        elif facts is not None:
+            self._watch.at_least(now_us, facts.produced_at_us)
+
+    def _withdraw(self, digest: bytes, held: _Held, facts: OcspFacts | None) -> None:
+        """Revoked, or unknown to its issuer: no further seal with this certificate, unless what we hold is the newer word."""
+        if held.facts is None or (facts is not None and _age_order(facts) < _age_order(held.facts)):
+            return
+        held.response, held.facts = b"", None
+        (self._folder / digest.hex()).unlink(missing_ok=True)
+        event(self._log, logging.ERROR, "ocsp.evidence_withdrawn", certificate=digest.hex())
+        self.generation.advance()
+
+    def _stored(self, digest: bytes) -> bytes:
+        file = self._folder / digest.hex()
+        return file.read_bytes()[: ocsp.RESPONSE_BYTES_MAX + 1] if file.is_file() else b""
+
+    def _proven(self, response: bytes, certificate: x509.Certificate, issuer: CaCertificate, shared: SharedParameters) -> OcspFacts | None:
+        """What a held or stored response still proves: also a stale one, if it was good."""
+        if not response:
+            return None
+        try:
+            return ocsp.check_response(response, certificate, issuer, shared, self._clock.now_us())
+        except OcspStaleError as error:
+            return error.facts if error.facts is not None and error.facts.status == "good" else None
+        except UnverifiedError as error:
+            event(self._log, logging.WARNING, "ocsp.evidence_dropped", kind=error.kind, reason=str(error))
+            return None
+
+    def _remove_unused(self, wanted: dict[bytes, tuple[x509.Certificate, CaCertificate]]) -> None:
+        """Only while the signer speaks: without its list nothing is known to be unused."""
+        if self._signer_away:
+            return
+        names = {digest.hex() for digest in wanted}
+        for file in self._folder.iterdir():
+            if _FILE_NAME.fullmatch(file.name) and file.name not in names:
+                file.unlink()
+
+
+def _age_order(facts: OcspFacts) -> tuple[int, int]:
+    return facts.this_update_us, facts.produced_at_us
+
+
+def _responders(held: _Held) -> list[str]:
+    """The configuration's responders, then the one that the certificate itself names (sheet 5.4)."""
+    urls = list(held.issuer.ocsp_urls)
+    try:
+        access = held.certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return urls
+    for description in access:
+        location = description.access_location
+        if description.access_method == AuthorityInformationAccessOID.OCSP and isinstance(location, x509.UniformResourceIdentifier):
+            urls.append(location.value)
+    return list(dict.fromkeys(urls))

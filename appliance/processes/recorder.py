@@ -1,0 +1,178 @@
+"""The recorder: the one process that writes the message log. No network; it is asked over local sockets and asks for time stamps.
+
+It serves appends while the trust agent is away: our own messages are logged and stamped later, received ones wait or are refused
+(`messagelog.stamping`). It ends at once, without acknowledging anything, when the outcome of a write is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections import deque
+from pathlib import Path
+
+import uvloop
+
+from appliance import configuration_files, durable
+from appliance.clock import Clock, SystemClock
+from appliance.errors import UnavailableError, XacbeError
+from appliance.health.wire import Incident
+from appliance.journal import event, start_journal
+from appliance.messagelog import audit
+from appliance.messagelog.recorder import Recorder
+from appliance.messagelog.stamping import WriteUnconfirmed
+from appliance.net.local_sockets import LocalClient, LocalServer, NeighbourAwayError, channel_path, inherited_sockets
+from appliance.processes.announcing import announce_forever
+from appliance.processes.running import run, until_stopped
+from appliance.settings import RecorderSettings, load
+from appliance.supervision.policy import EXIT_CORRUPT
+from appliance.trust.wire import News, View
+
+EXIT_UNAVAILABLE = 75
+"""EX_TEMPFAIL: another writer, or a disk that is full to the last byte; a later start may succeed."""
+CONFIGURATION_DIRECTORY = "trust/configuration"
+NEWS_S = 10.0
+RETRY_S = 1.0
+INCIDENT_RETRY_S = 5.0
+INCIDENTS_MAX = 100
+"""Untold incidents; the newest are kept, and the log has them all."""
+
+
+class Grace:
+    """How long messages may wait for a stamp while every authority is silent: what CEIQROO signed in the configuration in force."""
+
+    def __init__(self, state: Path, recorder: Recorder, clock: Clock, log: logging.Logger) -> None:
+        self._directory = state / CONFIGURATION_DIRECTORY
+        self._agent = LocalClient(channel_path(state, "trust_agent", "recorder"))
+        self._recorder, self._clock, self._log = recorder, clock, log
+        self._grace_us = self._expires_us = 0
+        self.agent_away = True
+
+    async def follow(self) -> None:
+        """For ever. Files that are already there count at once; an expired configuration grants nothing."""
+        generation = 0
+        await self._load()
+        while True:
+            self._recorder.stamper.grace(self._grace_us if self._clock.now_us() < self._expires_us else 0)
+            try:
+                view = await self._agent.call("view", News(generation, NEWS_S), View, NEWS_S + 5.0)
+                self.agent_away = False
+            except XacbeError as error:
+                self.agent_away = isinstance(error, NeighbourAwayError)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._expires_us = view.expires_us
+            if view.generation != generation:
+                generation = view.generation
+                await self._load()
+            elif not generation:
+                await asyncio.sleep(RETRY_S)
+
+    async def _load(self) -> None:
+        try:
+            loaded = await asyncio.get_running_loop().run_in_executor(None, configuration_files.load_directory, self._directory)
+        except XacbeError as error:
+            event(self._log, logging.INFO, "grace.unknown", kind=error.kind)
+            self._grace_us = 0
+            return
+        self._grace_us = loaded.shared[loaded.instance].stamp_grace_s * 1_000_000
+        self._expires_us = max(self._expires_us, loaded.expires_us[loaded.instance] or 0)
+        event(self._log, logging.INFO, "grace.known", grace_s=self._grace_us // 1_000_000)
+
+
+class Incidents:
+    """Tells the reporter, as often as it takes."""
+
+    def __init__(self, state: Path, clock: Clock) -> None:
+        self._reporter = LocalClient(channel_path(state, "reporter", "recorder"))
+        self._clock = clock
+        self._untold: deque[Incident] = deque(maxlen=INCIDENTS_MAX)
+        self._told = asyncio.Event()
+
+    def unconfirmed(self, records: WriteUnconfirmed) -> None:
+        facts = {"records": str(len(records.messages)), "delivered": str(len(records.delivered)), "first": str(min(records.messages))}
+        self._untold.append(Incident(audit.UNCONFIRMED, "recorder", self._clock.now_us(), facts))
+        self._told.set()
+
+    async def tell(self) -> None:
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            while self._untold:
+                try:
+                    await self._reporter.call("incident", self._untold[0])
+                    self._untold.popleft()
+                except XacbeError:
+                    await asyncio.sleep(INCIDENT_RETRY_S)
+
+
+def _stop(log: logging.Logger, error: BaseException) -> None:
+    """In whatever thread: nothing is acknowledged, synced or closed after this line (T35)."""
+    event(log, logging.CRITICAL, "process.held", kind=getattr(error, "kind", type(error).__name__), reason=str(error))
+    os._exit(EXIT_CORRUPT)
+
+
+async def _serve(state: Path, log: logging.Logger) -> None:
+    clock, settings = SystemClock(), load(state, RecorderSettings)
+    durable.make_directory(state / "log")
+    trust = LocalClient(channel_path(state, "trust_agent", "recorder"))
+    incidents = Incidents(state, clock)
+    recorder = Recorder(state / "log", settings, clock, trust, log, lambda error: _stop(log, error), incidents.unconfirmed)
+    grace = Grace(state, recorder, clock, log)
+    server = LocalServer("recorder", recorder.handlers())
+    listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
+
+    def describe() -> tuple[list[str], dict[str, int], dict[str, str]]:
+        return _describe(recorder, grace, server)
+
+    opened = recorder.status()
+    event(log, logging.INFO, "log.opened", sequence=opened.last_sequence, segments=opened.segments, repaired_bytes=opened.repaired_bytes)
+    gc.collect()
+    gc.freeze()  # what start-up made stays: the collector need not walk it under load
+    try:
+        await until_stopped(
+            server.serve(listeners),
+            recorder.run(),
+            grace.follow(),
+            incidents.tell(),
+            announce_forever(state, "recorder", clock, describe),
+        )
+    finally:
+        await recorder.close()
+
+
+def _describe(recorder: Recorder, grace: Grace, server: LocalServer) -> tuple[list[str], dict[str, int], dict[str, str]]:
+    """For the supervisor: what is waited for, counters, facts."""
+    status, stamper = recorder.status(), recorder.stamper
+    waits_for = [*(["trust_agent"] if grace.agent_away else []), *(["disk"] if status.state == "full" else [])]
+    if stamper.stamps.outage_since_us is not None:
+        waits_for.append("tsa")
+    counters = {
+        "records": status.records,
+        "appends.refused": recorder.refused,
+        "stamps.requested": stamper.requests,
+        "stamps.failed": stamper.failures,
+        "audit": server.counts.get("audit", 0),
+    }
+    facts = {
+        "log": status.state,
+        "waiting_for_stamp": str(status.waiting_for_stamp),
+        "oldest_waiting_us": str(status.oldest_waiting_us or ""),
+        "free_bytes": str(status.free_bytes),
+        "last_stamp_us": str(status.last_stamp_us or ""),
+        "repaired_bytes": str(status.repaired_bytes),
+    }
+    return waits_for, counters, facts
+
+
+def main(state: Path) -> int:
+    """Exit codes as `processes.running.run`, and EXIT_UNAVAILABLE; SettingsError is left to the caller."""
+    log = start_journal("recorder")
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    try:
+        return run(log, _serve(state, log))
+    except UnavailableError as error:
+        event(log, logging.CRITICAL, "log.not_opened", kind=error.kind, reason=str(error))
+        return EXIT_UNAVAILABLE

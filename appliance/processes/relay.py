@@ -1,0 +1,228 @@
+"""The relay: both sides of an exchange. It faces the network and holds no key, no device and no directory.
+
+Shell: it wires the conversations (`appliance.exchange`) to sockets, signer, recorder, trust agent and supervisor, and decides nothing.
+Kill it at any moment: what it had not acknowledged is known to the log or to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import signal
+import socket
+from collections import Counter
+from pathlib import Path
+
+import uvloop
+
+from appliance import settings
+from appliance.clock import Clock, SystemClock
+from appliance.errors import XacbeError
+from appliance.exchange.client_side import ClientSide
+from appliance.exchange.local_view import LocalView
+from appliance.exchange.peer_trust import PeerTrust
+from appliance.exchange.provider_side import ProviderSide
+from appliance.hsm.client import SignerClient
+from appliance.journal import event, start_journal
+from appliance.messagelog.wire import Append, Appended
+from appliance.model.identifiers import ClientId, ServerId
+from appliance.net import token_key
+from appliance.net.connection import StreamLimits
+from appliance.net.dialer import Dialer, DialerLimits
+from appliance.net.http1 import HeadLimits
+from appliance.net.listener import Listener, ListenerLimits
+from appliance.net.local_sockets import LocalClient, channel_path, inherited_sockets
+from appliance.net.tls_engine import HandshakeThreads
+from appliance.processes.announcing import announce_forever
+from appliance.relay.bodies import BodyStore
+from appliance.relay.client_front import ClientFront, ExchangeGate
+from appliance.relay.contexts import Contexts
+from appliance.relay.local_follow import LocalFollow
+from appliance.relay.ocsp_front import OcspFront
+from appliance.relay.peer_front import PeerFront
+from appliance.relay.peer_link import PeerLink
+from appliance.relay.refusals import Refusals
+from appliance.relay.sealing import Sealing
+from appliance.relay.system_call import SystemCaller
+from appliance.relay.trust_view import TrustView
+from appliance.settings import BoxSettings, RelaySettings
+
+APPEND_S_MAX = 40.0
+"""An append may wait for a time stamp, and its authority for a fail-over; the recorder ends it earlier (10 s where no grace is granted)."""
+STOP_S_MAX = 2.0
+
+
+class _Log:
+    """The port `Log`: the recorder over its local socket."""
+
+    def __init__(self, recorder: LocalClient) -> None:
+        self._recorder = recorder
+
+    async def append(self, record: Append) -> Appended:
+        appended: Appended = await self._recorder.call("append", record, Appended, timeout_s=APPEND_S_MAX)
+        return appended
+
+
+class Relay:
+    """Everything that one relay process consists of."""
+
+    def __init__(
+        self, state: Path, box: BoxSettings, relay: RelaySettings, clock: Clock, log: logging.Logger, group: asyncio.TaskGroup
+    ) -> None:
+        server = ServerId(ClientId(box.instance, box.member_class, box.member_code), box.server_code)
+        self._state, self._settings, self._clock, self._log, self._group = state, relay, clock, log, group
+        self.counters: Counter[str] = Counter()
+        recorder = LocalClient(channel_path(state, "recorder", "relay"))
+        signer = SignerClient(state, "relay")
+        self.trust = TrustView(state, clock, log, LocalClient(channel_path(state, "trust_agent", "relay")), self._configuration_changed)
+        self.local = LocalFollow(LocalClient(channel_path(state, "supervisor", "relay")), self.trust, self._local_changed)
+        self.contexts = Contexts(state, log, signer, foreign=relay.foreign_servers)
+        self.threads = HandshakeThreads()
+        self.sealing = Sealing(clock, log, signer, self.trust, group)
+        self.gate = ExchangeGate(relay.exchanges_max)
+        self.peers = PeerTrust(clock)
+        self.refusals = Refusals(log, recorder, self.counters, relay.fault_spelling)
+        store = BodyStore(recorder, relay.body_inline_bytes_max, relay.body_bytes_max)
+        messages = _Log(recorder)
+        dialer = Dialer(DialerLimits(connect_s_max=relay.peer_connect_s_max, idle_s_max=relay.peer_idle_s_max), self.threads)
+        link = PeerLink(
+            clock,
+            dialer,
+            self.contexts,
+            self.trust,
+            self.peers,
+            store,
+            peer_port=relay.peer_port,
+            ocsp_port=relay.ocsp_port,
+            answer_s_max=relay.answer_s_max,
+            body_bytes_max=relay.body_bytes_max,
+        )
+        system = SystemCaller(Dialer(DialerLimits(idle_s_max=relay.peer_idle_s_max), self.threads), store, None, relay.system_ca_file)
+        client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
+        provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system)
+        self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gate, self.counters)
+        self.peer_front = PeerFront(
+            provider_side, self.trust, self.peers, store, self.local.view, self.refusals, self.gate, self.counters, relay.body_bytes_max
+        )
+        self.ocsp_front = OcspFront(self.trust)
+        self.listeners: list[Listener] = []
+
+    def start(self, sockets: dict[str, socket.socket]) -> None:
+        """Every listener and every follower as a task of the group."""
+        follow = (self.trust.follow_configuration(), self.trust.follow_evidence(), self.local.follow(), self.contexts.follow_keys())
+        for part in follow:
+            self._group.create_task(part)
+        limits = _limits(self._settings)
+        plain = Listener(sockets["tcp.client_http"], self.client_front.serve, limits, on_refused=self._connection_refused)
+        ocsp = Listener(sockets["tcp.ocsp"], self.ocsp_front.serve, limits, on_refused=self._connection_refused)
+        https = Listener(
+            sockets["tcp.client_https"],
+            self.client_front.serve,
+            limits,
+            context=self.contexts.https_context,
+            threads=self.threads,
+            on_refused=self._connection_refused,
+        )
+        peer = Listener(
+            sockets["tcp.peer"],
+            self.peer_front.serve,
+            limits,
+            context=self.contexts.peer_server_context,
+            threads=self.threads,
+            on_refused=self._peer_refused,
+        )
+        self.listeners = [plain, ocsp, https, peer]
+        self._group.create_task(plain.serve(STOP_S_MAX))
+        self._group.create_task(ocsp.serve(STOP_S_MAX))
+        self._group.create_task(_when(self.contexts.https_ready, https))
+        self._group.create_task(_when(self.contexts.peer_ready, peer))
+
+    def describe(self) -> tuple[list[str], dict[str, int], dict[str, str]]:
+        """What the relay waits for, its counters and facts, for the supervisor."""
+        waits = []
+        try:
+            self.trust.shared()
+        except XacbeError:
+            waits.append("configuration")
+        try:
+            self.local.view()
+        except XacbeError:
+            waits.append("supervisor")
+        if not (self.contexts.peer_ready.is_set() and self.contexts.https_ready.is_set()):
+            waits.append("certificates")
+        certificate = self.contexts.own_certificate()
+        if certificate is not None and self.trust.evidence(hashlib.sha256(certificate).digest()) is None:
+            waits.append("ocsp")
+        counters = dict(self.counters)
+        for listener in self.listeners:
+            for kind, count in listener.refusals.items():
+                counters[kind] = counters.get(kind, 0) + count
+        counters |= {"seal.signatures": self.sealing.signatures, "seal.messages": self.sealing.messages}
+        facts = {"exchanges_running": str(self.gate.running), "connections": str(sum(one.connections for one in self.listeners))}
+        return waits, counters, facts
+
+    def _configuration_changed(self) -> None:
+        self.contexts.configuration_changed(self.trust.current())
+        self.local.rebuild()
+
+    def _local_changed(self, view: LocalView) -> None:
+        self.contexts.clients_changed(view.client_certificates)
+
+    def _connection_refused(self, address: str, error: XacbeError) -> None:
+        event(self._log, logging.INFO, "connection.refused", kind=error.kind, address=address, reason=str(error))
+
+    def _peer_refused(self, address: str, error: XacbeError) -> None:
+        self._connection_refused(address, error)
+        if error.kind == "peer.tls_rejected":
+            self._group.create_task(self.refusals.audit("peer.tls_rejected", {"from": address, "reason": str(error)[:200]}))
+
+
+async def _when(ready: asyncio.Event, listener: Listener) -> None:
+    """A TLS port answers as soon as there is a certificate; until then callers wait in the backlog."""
+    await ready.wait()
+    await listener.serve(STOP_S_MAX)
+
+
+def _limits(relay: RelaySettings) -> ListenerLimits:
+    stream = StreamLimits(
+        head=HeadLimits(head_bytes_max=relay.head_bytes_max),
+        head_s_max=relay.head_s_max,
+        body_stall_s_max=relay.body_stall_s_max,
+        idle_s_max=relay.peer_idle_s_max,
+    )
+    return ListenerLimits(
+        connections_max=relay.connections_max,
+        connections_per_address_max=relay.connections_per_address_max,
+        handshakes_max=relay.handshakes_max,
+        handshake_s_max=relay.handshake_s_max,
+        stream=stream,
+    )
+
+
+async def _serve(state: Path, box: BoxSettings, relay: RelaySettings, log: logging.Logger) -> None:
+    clock = SystemClock()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with asyncio.TaskGroup() as group:
+        whole = Relay(state, box, relay, clock, log, group)
+        whole.start(inherited_sockets())
+        group.create_task(announce_forever(state, "relay", clock, whole.describe))
+        await stop.wait()
+        for listener in whole.listeners:
+            listener.stop()
+        await asyncio.sleep(0)
+        await asyncio.wait([group.create_task(asyncio.sleep(STOP_S_MAX))])
+        raise asyncio.CancelledError
+
+
+def main(state: Path) -> int:
+    """Runs until SIGTERM. Refuses to start where a TLS key cannot stay in the token (`net/token_key.py`)."""
+    log = start_journal("relay")
+    box, relay = settings.load(state, BoxSettings), settings.load(state, RelaySettings)
+    token_key.self_test()
+    try:
+        uvloop.run(_serve(state, box, relay, log))
+    except asyncio.CancelledError:
+        pass
+    return 0

@@ -1,0 +1,46 @@
+"""How a process of the box runs: one TaskGroup until SIGTERM, one exit code for each way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+from appliance.errors import CorruptStateError
+from appliance.journal import event
+from appliance.supervision.policy import EXIT_CORRUPT
+
+
+async def until_stopped(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs the parts of a process together. SIGTERM cancels them all; the first that fails ends the process with its error."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(part) for part in parts]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
+
+
+def run(log: logging.Logger, whole: Coroutine[Any, Any, None]) -> int:
+    """The outermost loop: 0 after SIGTERM, EXIT_CORRUPT where our own state contradicts itself; a bug leaves with its traceback."""
+    code = 0
+    try:
+        asyncio.run(whole)
+    except* CorruptStateError as group:
+        code = EXIT_CORRUPT
+        event(log, logging.CRITICAL, "process.held", kind=_first(group).kind, reason=str(_first(group)))
+    return code
+
+
+def _first(group: BaseExceptionGroup[CorruptStateError]) -> CorruptStateError:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if not isinstance(found, CorruptStateError):
+        raise RuntimeError("an empty group of errors")
+    return found

@@ -1,0 +1,400 @@
+"""The signer: the one process that reaches the token. No network; asked over local sockets, known by channel, typed requests only.
+
+One event loop and one token thread. While the token is away or locked every signature is refused by name and everything else answers. A
+token that vanished is looked for every half second and comes back without a person, as long as its PIN was never refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from appliance.clock import Clock, SystemClock
+from appliance.errors import RefusedError, XacbeError
+from appliance.hsm import keyring, pin, pkcs10, service, token
+from appliance.hsm.audit_trail import AuditTrail
+from appliance.hsm.certificates import CertificateStore
+from appliance.hsm.makers import open_token
+from appliance.hsm.memory import protect_memory
+from appliance.hsm.service import ACT, HANDSHAKE, SEAL
+from appliance.hsm.token import KeyMissingError, Token, TokenAbsentError, TokenFacts, TokenKey
+from appliance.hsm.token_thread import TokenThread
+from appliance.hsm.wire import (
+    CertificateImport,
+    CertificateRequest,
+    HandshakeRequest,
+    KeyRecord,
+    KeyRequest,
+    PinRequest,
+    SealReply,
+    SealRequest,
+    TokenStatus,
+)
+from appliance.journal import event, start_journal
+from appliance.net.local_sockets import Handler, LocalServer, inherited_sockets
+from appliance.processes.announcing import announce_forever
+from appliance.processes.running import run, until_stopped
+from appliance.settings import BoxSettings, SignerSettings, load
+
+LOOK_INTERVAL_S = 0.5
+"""How often the token is asked whether it is there: a pulled one is known within 1 s, one that came back within half of one."""
+SIGNED_LATELY_S = 0.25
+"""A signature of this age says the same: a token under load is not asked besides."""
+LOOK_S_MAX = 2.5
+"""Wait for one look, and for the first login at start: then the process serves anyway."""
+ACT_S_MAX = 60.0
+"""Making an RSA key on a slow chip takes half a minute."""
+STUCK_S_MAX = 90.0
+"""One call in the token for longer than any act: its library hangs. The process ends and its parent starts it anew."""
+USES_INTERVAL_S = 60.0
+"""Uses of a key are audited as one count a minute: a record for each would double the log's syncs."""
+
+Result = TypeVar("Result")
+
+
+class PinUnattendedError(RefusedError):
+    """The PIN comes from a credential: changing it here would lock the box out at its next start."""
+
+    kind = "token.pin_unattended"
+
+
+class Signer:
+    """One token, its keys and who may use them. Made inside a running loop."""
+
+    def __init__(
+        self, state: Path, settings: SignerSettings, held: Token, certificates: CertificateStore, clock: Clock, log: logging.Logger
+    ) -> None:
+        self._state, self._settings, self._token, self._certificates = state, settings, held, certificates
+        self._clock, self._log = clock, log
+        self._thread = TokenThread(settings.queue_max, clock)
+        self._audit = AuditTrail(state, "signer")
+        self._refused_pin = pin.RefusedPin(state / "keys")
+        self._facts = TokenFacts(settings.token, settings.token_label, settings.token_serial, token.ABSENT)
+        self._pin_noted = False
+        self._keys: dict[str, TokenKey] = {}
+        self._uses: Counter[str] = Counter()
+        self._uses_audited: Counter[str] = Counter()
+        self._counters: Counter[str] = Counter()
+        self._look_now = asyncio.Event()
+        self._signed_at_s = float("-inf")
+
+    async def serve(self, listeners: dict[str, socket.socket]) -> None:
+        """Until cancelled. Requests wait in the backlog until the token was looked for once: a restart costs none of them."""
+        try:
+            await self._log_in_unattended()
+            await self._look()
+            server = LocalServer("signer", self._handlers())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(server.serve(listeners))
+                group.create_task(self._look_forever())
+                group.create_task(self._audit_uses_forever())
+                group.create_task(self._audit.send_forever())
+        finally:
+            self._thread.stop()
+            self._tell_uses()
+            await self._audit.close()
+
+    def describe(self) -> tuple[list[str], dict[str, int], dict[str, str]]:
+        """For the supervisor: what is waited for, counters, facts."""
+        waits_for = [] if self._facts.state == token.READY else ["token"]
+        counters = {"signatures": self._uses.total(), "audit.dropped": self._audit.dropped, **self._counters}
+        return waits_for, counters, {"token": self._facts.state, "token_serial": self._facts.serial, "keys": str(len(self._keys))}
+
+    def _handlers(self) -> dict[str, Handler]:
+        handlers: dict[str, Handler] = {
+            "sign_seal": self._sign_seal,
+            "sign_handshake": self._sign_handshake,
+            "list_keys": self._list_keys,
+            "token_status": self._token_status,
+            "generate_key": self._generate_key,
+            "request_certificate": self._request_certificate,
+            "import_certificate": self._import_certificate,
+            "delete_key": self._delete_key,
+            "unlock": self._unlock,
+            "change_pin": self._change_pin,
+        }
+        return {name: self._counted(name, handler) for name, handler in handlers.items()}
+
+    def _counted(self, operation: str, handler: Handler) -> Handler:
+        """Counts every error by kind; a refusal is audited: a caller that asks for what it may not have is worth a look."""
+
+        async def answer(caller: str, payload: bytes) -> object:
+            try:
+                return await handler(caller, payload)
+            except XacbeError as error:
+                self._counters[error.kind] += 1
+                if isinstance(error, RefusedError):
+                    facts = {"by": caller, "operation": operation, "kind": error.kind, "reason": str(error)[:200]}
+                    self._audit.later("key.use_refused", facts)
+                raise
+
+        return answer
+
+    # Signatures
+
+    async def _sign_seal(self, caller: str, payload: bytes) -> SealReply:
+        request = msgspec.msgpack.decode(payload, type=SealRequest)
+        label = keyring.seal_label(request.member)
+        keyring.check_seal(caller, label)
+        key, now_us = self._usable(label), self._clock.now_us()
+        certificate = self._certificates.in_force(label, now_us).public_bytes(Encoding.DER)
+        prepared = service.prepare_seal(request, certificate, key.algorithm, now_us)
+        digest = hashlib.sha512(prepared.to_sign).digest()
+        signature = await self._signature(key, digest, "sha512", SEAL)
+        return SealReply(prepared.finish(signature), certificate)
+
+    async def _sign_handshake(self, caller: str, payload: bytes) -> bytes:
+        request = msgspec.msgpack.decode(payload, type=HandshakeRequest)
+        keyring.check_handshake(caller, request.label)
+        hash_name = service.handshake_hash(request.digest)
+        return await self._signature(self._usable(request.label), request.digest, hash_name, HANDSHAKE)
+
+    async def _signature(self, key: TokenKey, digest: bytes, hash_name: str, urgency: int) -> bytes:
+        """Signs and verifies on the token thread; nothing unverified comes back."""
+
+        def sign() -> bytes:
+            made = self._token.sign_digest(key.label, digest, hash_name)
+            service.check_signature(key.public_key, made, digest, hash_name)
+            return made
+
+        signature = await self._at_token(urgency, sign, self._settings.sign_s_max)
+        self._uses[key.label] += 1
+        self._signed_at_s = self._clock.monotonic_s()
+        return signature
+
+    async def _at_token(self, urgency: int, call: Callable[[], Result], wait_s_max: float) -> Result:
+        """Runs on the token thread; a token that turns out to be away is looked for at once."""
+        try:
+            return await self._thread.run(urgency, call, wait_s_max)
+        except TokenAbsentError:
+            self._take(replace(self._facts, state=token.ABSENT))
+            self._look_now.set()
+            raise
+
+    def _usable(self, label: str) -> TokenKey:
+        """The key, where the token is ready. Raises by the token's state, or KeyMissingError."""
+        match self._facts.state:
+            case token.ABSENT:
+                raise TokenAbsentError(f"no token {self._facts.label or self._facts.serial}")
+            case token.LOCKED:
+                raise token.TokenLockedError("the token waits for its PIN")
+            case token.PIN_REJECTED:
+                raise token.PinRejectedError(self._facts.tries_left)
+            case token.PIN_LOCKED:
+                raise token.PinLockedError("the token is locked")
+        if label not in self._keys:
+            raise KeyMissingError(label)
+        return self._keys[label]
+
+    # What is shown
+
+    async def _list_keys(self, caller: str, payload: bytes) -> list[KeyRecord]:
+        """Also while the token is away: then the keys that have certificates."""
+        return [self._record(label) for label in sorted({*self._keys, *self._certificates.labels()})]
+
+    def _record(self, label: str) -> KeyRecord:
+        certificates = self._certificates.of(label, self._clock.now_us())
+        key = self._keys.get(label)
+        public_key = key.public_key if key else _public_key(certificates[0])
+        ders = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
+        algorithm = key.algorithm if key else service.algorithm_of(certificates[0])
+        return KeyRecord(label, keyring.use_of(label), algorithm, public_key, ders, self._uses[label])
+
+    async def _token_status(self, caller: str, payload: bytes) -> TokenStatus:
+        facts = self._facts
+        stalled = self._thread.at_token_s() > self._settings.sign_s_max and facts.state == token.READY
+        state = token.ABSENT if stalled else facts.state
+        return TokenStatus(facts.maker, facts.label, facts.serial, state, facts.tries_left, self._uses.total(), self._thread.waiting)
+
+    # Acts of persons: recorded before they happen
+
+    async def _generate_key(self, caller: str, payload: bytes) -> KeyRecord:
+        request = msgspec.msgpack.decode(payload, type=KeyRequest)
+        keyring.use_of(request.label)
+        token.check_algorithm(request.algorithm)
+        facts = {"by": caller, "label": request.label, "algorithm": request.algorithm}
+        await self._audit.require("key.generation_asked", facts)
+        made = await self._act(lambda: self._token.generate(request.label, request.algorithm))
+        self._keys[made.label] = made
+        fingerprint = hashlib.sha256(made.public_key).hexdigest()
+        self._audit.later("key.generated", {**facts, "public_key_sha256": fingerprint})
+        return self._record(made.label)
+
+    async def _request_certificate(self, caller: str, payload: bytes) -> bytes:
+        request = msgspec.msgpack.decode(payload, type=CertificateRequest)
+        keyring.use_of(request.label)
+        key = self._usable(request.label)
+
+        def sign(hash_name: str, to_be_signed: bytes) -> bytes:
+            digest = hashlib.new(hash_name, to_be_signed).digest()
+            made = self._token.sign_digest(key.label, digest, hash_name)
+            service.check_signature(key.public_key, made, digest, hash_name)
+            return made
+
+        made = await self._act(lambda: pkcs10.request(key.label, key.algorithm, key.public_key, request.subject, request.names, sign))
+        self._uses[key.label] += 1
+        self._audit.later("key.certificate_requested", {"by": caller, "label": key.label})
+        return made
+
+    async def _import_certificate(self, caller: str, payload: bytes) -> KeyRecord:
+        request = msgspec.msgpack.decode(payload, type=CertificateImport)
+        keyring.use_of(request.label)
+        key = self._usable(request.label)
+        service.check_certificate(request.certificate, request.label, key.public_key)
+        certificate = x509.load_der_x509_certificate(request.certificate)
+        fingerprint = hashlib.sha256(request.certificate).hexdigest()
+        facts = {"by": caller, "label": request.label, "certificate_sha256": fingerprint}
+        await self._audit.require("key.certificate_import_asked", facts)
+        self._certificates.add(request.label, certificate)
+        self._audit.later("key.certificate_imported", facts)
+        return self._record(request.label)
+
+    async def _delete_key(self, caller: str, payload: bytes) -> None:
+        request = msgspec.msgpack.decode(payload, type=KeyRequest)
+        keyring.use_of(request.label)
+        facts = {"by": caller, "label": request.label}
+        await self._audit.require("key.deletion_asked", facts)
+        await self._act(lambda: self._token.delete(request.label))
+        self._keys.pop(request.label, None)
+        self._certificates.remove(request.label)
+        self._audit.later("key.deleted", facts)
+
+    async def _unlock(self, caller: str, payload: bytes) -> None:
+        request = msgspec.msgpack.decode(payload, type=PinRequest)
+        await self._audit.require("token.login_asked", {"by": caller})
+        await self._log_in(request.pin, caller)
+        await self._look()
+
+    async def _change_pin(self, caller: str, payload: bytes) -> None:
+        request = msgspec.msgpack.decode(payload, type=PinRequest)
+        if self._settings.pin_mode == "unattended":
+            raise PinUnattendedError("the PIN comes from a credential: change both on the bench")
+        await self._audit.require("token.pin_change_asked", {"by": caller})
+        await self._act(lambda: self._token.change_pin(request.pin, request.new_pin))
+        self._audit.later("token.pin_changed", {"by": caller})
+
+    async def _act(self, call: Callable[[], Result]) -> Result:
+        return await self._at_token(ACT, call, ACT_S_MAX)
+
+    # The token's coming and going
+
+    async def _log_in_unattended(self) -> None:
+        """The one automatic try. A PIN that was refused before is not offered again, also not after a restart."""
+        given = pin.credential(self._state, "signer") if self._settings.pin_mode == "unattended" else None
+        if given is None:
+            return
+        if self._refused_pin.is_noted(given):
+            self._pin_noted = True
+            event(self._log, logging.ERROR, "token.pin_not_offered")
+            return
+        with contextlib.suppress(XacbeError):  # the state says what happened
+            await self._log_in(given, "unattended")
+
+    async def _log_in(self, given: str, by: str) -> None:
+        """Raises PinRejectedError, PinLockedError, TokenAbsentError (then it is offered once when the token comes), TokenBusyError."""
+        try:
+            await self._thread.run(ACT, lambda: self._token.login(given), LOOK_S_MAX)
+        except (token.PinRejectedError, token.PinLockedError) as error:
+            self._refused_pin.note(given)
+            self._audit.later("token.pin_refused", {"by": by, "kind": error.kind})
+            raise
+        self._pin_noted = False
+        self._refused_pin.forget()
+        self._audit.later("token.login", {"by": by})
+
+    async def _look_forever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL_S):
+                    await self._look_now.wait()
+            self._look_now.clear()
+            if self._thread.at_token_s() > STUCK_S_MAX:
+                raise RuntimeError("the token's library does not return")
+            if self._facts.state != token.READY or self._clock.monotonic_s() - self._signed_at_s > SIGNED_LATELY_S:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Asks the token how it is; when it came, reads its keys."""
+        try:
+            facts = await self._thread.run(ACT, self._token.check, LOOK_S_MAX)
+            if facts.state == token.READY and self._facts.state != token.READY:
+                found = await self._act(self._token.keys)
+                self._keys = {key.label: key for key in found if _is_ours(key.label)}
+        except token.TokenBusyError:
+            return  # it signs, or it hangs: at_token_s tells
+        except XacbeError as error:
+            facts = replace(self._facts, state=token.ABSENT)
+            self._counters[error.kind] += 1
+        self._take(facts)
+
+    def _take(self, facts: TokenFacts) -> None:
+        if facts.state == token.LOCKED and self._pin_noted:
+            facts = replace(facts, state=token.PIN_REJECTED)
+        before, self._facts = self._facts.state, facts
+        if facts.state == before:
+            return
+        event(self._log, logging.WARNING, "token.state_changed", before=before, after=facts.state, serial=facts.serial)
+        self._audit.later("token.state_changed", {"before": before, "after": facts.state, "serial": facts.serial})
+        if facts.state in (token.PIN_REJECTED, token.PIN_LOCKED) and not self._pin_noted:
+            self._note_refusal()
+
+    def _note_refusal(self) -> None:
+        """A token that came later refused the credential: the note keeps a restart from offering it again."""
+        given = pin.credential(self._state, "signer") if self._settings.pin_mode == "unattended" else None
+        if given is not None and not self._refused_pin.is_noted(given):
+            self._refused_pin.note(given)
+
+    async def _audit_uses_forever(self) -> None:
+        while True:
+            await asyncio.sleep(USES_INTERVAL_S)
+            self._tell_uses()
+
+    def _tell_uses(self) -> None:
+        for label, uses in (self._uses - self._uses_audited).items():
+            self._audit.later("key.used", {"label": label, "uses": str(uses), "uses_since_start": str(self._uses[label])})
+        self._uses_audited = self._uses.copy()
+
+
+def _is_ours(label: str) -> bool:
+    try:
+        keyring.use_of(label)
+    except keyring.LabelError:
+        return False  # a key of somebody else on the same token
+    return True
+
+
+def _public_key(certificate: x509.Certificate) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+async def _serve(state: Path, log: logging.Logger, memory: dict[str, str]) -> None:
+    clock, box, settings = SystemClock(), load(state, BoxSettings), load(state, SignerSettings)
+    held = open_token(settings, box.instance, state / "keys")
+    signer = Signer(state, settings, held, CertificateStore(state / "keys" / "certificates"), clock, log)
+    listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
+
+    def describe() -> tuple[list[str], dict[str, int], dict[str, str]]:
+        waits_for, counters, facts = signer.describe()
+        return waits_for, counters, facts | memory
+
+    event(log, logging.INFO, "signer.started", token=settings.token, **memory)
+    await until_stopped(signer.serve(listeners), announce_forever(state, "signer", clock, describe))
+
+
+def main(state: Path) -> int:
+    """Exit codes as `processes.running.run`; SettingsError is left to the caller."""
+    memory = protect_memory()
+    log = start_journal("signer")
+    return run(log, _serve(state, log, memory))

@@ -1,0 +1,89 @@
+"""Gets time stamps from the approved authorities, with fail-over.
+
+Part of the trust agent process. An authority that has not answered after a moment is not given up, but the next one is asked as well: the
+first stamp that holds wins. So a silent authority costs 1.5 s and not its whole time-out (T39: below 3 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+from appliance.clock import Clock
+from appliance.errors import XacbeError
+from appliance.journal import event
+from appliance.net import fetch
+from appliance.net.fetch import FetchLimits
+from appliance.processes.trust_services import ClockWatch, ServiceBook, TsaUnreachableError
+from appliance.settings import TrustAgentSettings
+from appliance.trust import timestamps
+from appliance.trust.global_configuration import ApprovedTsa
+from appliance.trust.wire import StampReply
+
+NEXT_AFTER_S = 1.5
+STAMP_S_MAX = 10.0
+"""All authorities together: the recorder, and the exchanges that wait on it, get an answer within this (T39)."""
+NONCE_BITS = 63
+
+
+class Stamper:
+    """Asks the authorities of the configuration in force."""
+
+    def __init__(self, settings: TrustAgentSettings, clock: Clock, book: ServiceBook, watch: ClockWatch, log: logging.Logger) -> None:
+        self._settings, self._clock, self._book, self._watch, self._log = settings, clock, book, watch, log
+
+    async def stamp(self, imprint: bytes, tsas: tuple[ApprovedTsa, ...]) -> StampReply:
+        """A verified stamp over a SHA-512 imprint, with the authority's certificate inside. Raises TsaUnreachableError."""
+        ordered = sorted(tsas, key=lambda tsa: self._book.is_failing(*_service(tsa)))
+        try:
+            async with asyncio.timeout(STAMP_S_MAX):
+                reply = await self._first(imprint, ordered, tsas)
+        except TimeoutError:
+            reply = None
+        if reply is None:
+            raise TsaUnreachableError(f"none of {len(tsas)} time-stamping authorities gave a stamp")
+        return reply
+
+    async def _first(self, imprint: bytes, ordered: list[ApprovedTsa], tsas: tuple[ApprovedTsa, ...]) -> StampReply | None:
+        waiting = list(reversed(ordered))
+        running: set[asyncio.Task[StampReply | None]] = set()
+        async with asyncio.TaskGroup() as group:
+            try:
+                while waiting or running:
+                    if waiting:
+                        running.add(group.create_task(self._ask(waiting.pop(), imprint, tsas)))
+                    done, running = await asyncio.wait(
+                        running, timeout=NEXT_AFTER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in done:
+                        if (reply := task.result()) is not None:
+                            return reply
+            finally:
+                for task in running:
+                    task.cancel()
+        return None
+
+    async def _ask(self, tsa: ApprovedTsa, imprint: bytes, tsas: tuple[ApprovedTsa, ...]) -> StampReply | None:
+        nonce = secrets.randbits(NONCE_BITS)
+        limits = FetchLimits(self._settings.connect_s_max, self._settings.read_s_max, timestamps.TOKEN_BYTES_MAX)
+        before_us = self._clock.now_us()
+        try:
+            request = timestamps.build_request(imprint, nonce)
+            response = await fetch.post(tsa.url, "application/timestamp-query", request, limits)
+            token = timestamps.token_of_response(response, imprint, tsas, nonce=nonce)
+            facts = timestamps.check_imprint(token, imprint, tsas)
+        except XacbeError as error:
+            self._book.failed(*_service(tsa), error.kind)
+            event(self._log, logging.WARNING, "tsa.not_stamped", url=tsa.url, kind=error.kind, reason=str(error))
+            return None
+        except asyncio.CancelledError:
+            self._book.failed(*_service(tsa), "fetch.failed")  # another one was faster by more than a moment, or time ran out
+            raise
+        self._book.succeeded(*_service(tsa))
+        self._watch.compare((before_us + self._clock.now_us()) // 2, facts.gen_time_us)
+        return StampReply(token, facts.gen_time_us, facts.accuracy_us, facts.authority)
+
+
+def _service(tsa: ApprovedTsa) -> tuple[str, str]:
+    return f"tsa {tsa.name}", tsa.url

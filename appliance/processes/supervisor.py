@@ -1,0 +1,254 @@
+"""The supervisor: keeps the local configuration, hears every process, derives the state of the box.
+
+It uses no key, waits for nobody and starts nobody: systemd (the laboratory's keeper) starts processes by `supervision.policy`. Every change
+is checked, then audited by the recorder, then written; without its audit record it does not happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from appliance import topology
+from appliance.access.local_configuration import Change, LocalConfigurationStore
+from appliance.clock import Clock, SystemClock
+from appliance.errors import UnavailableError, XacbeError
+from appliance.health.wire import Incident
+from appliance.hsm.wire import TokenStatus
+from appliance.journal import event, start_journal
+from appliance.messagelog.wire import Audit, LogStatus
+from appliance.net.local_sockets import Handler, LocalClient, LocalServer, channel_path, inherited_sockets
+from appliance.processes.running import run, until_stopped
+from appliance.settings import BoxSettings, SupervisorSettings, load
+from appliance.supervision.announcements import Announcements
+from appliance.supervision.policy import HELD_MARK
+from appliance.supervision.states import BoxState, Facts, derive, steps
+from appliance.supervision.trust_facts import sealing_ends_at_us, silent_services
+from appliance.supervision.wire import (
+    Announcement,
+    BoxStatus,
+    ChangeClients,
+    ChangeEnrolment,
+    ChangeRights,
+    ChangeServices,
+    LocalConfiguration,
+    LocalNews,
+)
+from appliance.trust.wire import TrustStatus
+from appliance.version import VERSION
+
+LOOK_INTERVAL_S = 2.0
+"""How often the neighbours are asked; a change of state is seen within it."""
+LOOK_S_MAX = 2.0
+AUDIT_S_MAX = 5.0
+NEWS_S_MAX = 60.0
+INCIDENTS_MAX = 100
+"""Changes of state that wait for the reporter; the oldest is dropped: the newest says what is."""
+TOLD_STATES = frozenset({BoxState.SEALING_STOPPED, BoxState.HELD, BoxState.LOCKED, BoxState.AUTONOMOUS})
+
+Answer = TypeVar("Answer")
+
+
+class AuditUnavailableError(UnavailableError):
+    """The recorder did not make the audit record durable: the change did not happen."""
+
+    kind = "audit.unavailable"
+
+
+class Supervisor:
+    """One box. Invariant: what `local_configuration` answers is on the disk."""
+
+    def __init__(self, state: Path, box: BoxSettings, settings: SupervisorSettings, clock: Clock, log: logging.Logger) -> None:
+        self._run, self._clock, self._log = state / "run", clock, log
+        self._server_id = "/".join((box.instance, box.member_class, box.member_code, box.server_code))
+        self._store = LocalConfigurationStore(state / "box", box.instance)
+        self._heard = Announcements(tuple(topology.BY_NAME), settings.announcement_s_max, clock.monotonic_s())
+        self._started_us = clock.now_us()
+        self._neighbours = {name: LocalClient(channel_path(state, name, "supervisor")) for name in topology.BY_NAME}
+        self._changed, self._changing = asyncio.Event(), asyncio.Lock()
+        self._token: TokenStatus | None = None
+        self._trust: TrustStatus | None = None
+        self._log_status: LogStatus | None = None
+        self._state, self._advice = BoxState.UNPROVISIONED, list[str]()
+        self._incidents: deque[Incident] = deque(maxlen=INCIDENTS_MAX)
+        self._counters: dict[str, int] = {}
+
+    async def serve(self, listeners: dict[str, socket.socket]) -> None:
+        """Until cancelled. Raises CorruptStateError leaves."""
+        if self._store.fell_back:
+            event(self._log, logging.ERROR, "local_configuration.fell_back", generation=self._store.generation)
+            self._tell("local.fell_back", {"generation": str(self._store.generation)})
+        handlers: dict[str, Handler] = {
+            "announce": self._announce,
+            "box_status": self._box_status,
+            "local_configuration": self._local_configuration,
+            "list_configuration": self._list_configuration,
+            "change_clients": self._change_clients,
+            "change_services": self._change_services,
+            "change_rights": self._change_rights,
+            "change_enrolment": self._change_enrolment,
+        }
+        server = LocalServer("supervisor", handlers)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve(listeners))
+            group.create_task(self._look_forever())
+
+    # What others ask
+
+    async def _announce(self, caller: str, payload: bytes) -> None:
+        self._heard.take(caller, msgspec.msgpack.decode(payload, type=Announcement), self._clock.monotonic_s())
+
+    async def _box_status(self, caller: str, payload: bytes) -> BoxStatus:
+        self._judge()
+        own = Announcement("supervisor", 0, 0, "serving", [], self._counters, {"generation": str(self._store.generation)})
+        self._heard.take("supervisor", own, self._clock.monotonic_s())
+        return BoxStatus(
+            self._server_id,
+            str(self._state),
+            list(self._advice),
+            self._heard.statuses(self._clock.monotonic_s()),
+            VERSION,
+            self._started_us,
+            sealing_ends_at_us(self._trust),
+            None if self._trust is None else self._trust.expires_us,
+            list(silent_services(self._trust)),
+        )
+
+    async def _local_configuration(self, caller: str, payload: bytes) -> LocalConfiguration:
+        news = msgspec.msgpack.decode(payload, type=LocalNews)
+        if news.known == self._store.generation and news.wait_s > 0:
+            changed = self._changed
+            try:
+                async with asyncio.timeout(min(news.wait_s, NEWS_S_MAX)):
+                    await changed.wait()
+            except TimeoutError:
+                pass  # answered with what is known already
+        return self._configuration()
+
+    async def _list_configuration(self, caller: str, payload: bytes) -> LocalConfiguration:
+        return self._configuration()
+
+    def _configuration(self) -> LocalConfiguration:
+        store = self._store
+        return LocalConfiguration(store.generation, list(store.clients), list(store.services), list(store.rights))
+
+    # What the technician changes
+
+    async def _change_clients(self, caller: str, payload: bytes) -> None:
+        asked = msgspec.msgpack.decode(payload, type=ChangeClients)
+        await self._change(caller, lambda: self._store.plan_client(asked.client, asked.remove))
+
+    async def _change_services(self, caller: str, payload: bytes) -> None:
+        asked = msgspec.msgpack.decode(payload, type=ChangeServices)
+        await self._change(caller, lambda: self._store.plan_service(asked.service, asked.remove, asked.document))
+
+    async def _change_rights(self, caller: str, payload: bytes) -> None:
+        asked = msgspec.msgpack.decode(payload, type=ChangeRights)
+        await self._change(caller, lambda: self._store.plan_right(asked.right, asked.remove))
+
+    async def _change_enrolment(self, caller: str, payload: bytes) -> None:
+        asked = msgspec.msgpack.decode(payload, type=ChangeEnrolment)
+        await self._change(caller, lambda: self._store.plan_enrolment(asked.enrolled))
+
+    async def _change(self, caller: str, plan: Callable[[], Change]) -> None:
+        async with self._changing:  # a plan holds for the generation that it was made on
+            change = plan()
+            try:
+                audit = Audit(change.event, {"by": caller, **change.facts})
+                await self._neighbours["recorder"].call("audit", audit, timeout_s=AUDIT_S_MAX)
+            except XacbeError as error:
+                self._count("audit.unavailable")
+                raise AuditUnavailableError(f"the change was not made: {error.kind}: {error}") from None
+            self._store.commit(change)  # commit point: from here on the change is in force
+            self._count(change.event)
+            event(self._log, logging.INFO, change.event, generation=self._store.generation)
+            self._changed.set()
+            self._changed = asyncio.Event()
+        self._judge()
+
+    # What the supervisor sees
+
+    async def _look_forever(self) -> None:
+        while True:
+            async with asyncio.TaskGroup() as group:
+                token = group.create_task(self._ask("signer", "token_status", TokenStatus))
+                trust = group.create_task(self._ask("trust_agent", "trust_status", TrustStatus))
+                recorder = group.create_task(self._ask("recorder", "log_status", LogStatus))
+            now_s = self._clock.monotonic_s()
+            # A killed signer is back within 3 s: until its announcements are overdue its last word stands.
+            self._token = token.result() or (self._token if self._heard.facts_of("signer", now_s) is not None else None)
+            self._trust = trust.result() or self._trust
+            self._log_status = recorder.result() or self._log_status
+            self._judge()
+            await self._tell_waiting()
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def _ask(self, neighbour: str, operation: str, answer: type[Answer]) -> Answer | None:
+        try:
+            found: Answer = await self._neighbours[neighbour].call(operation, None, answer, LOOK_S_MAX)
+        except (XacbeError, msgspec.MsgspecError):
+            return None  # away: its silence is in the announcements
+        return found
+
+    def _judge(self) -> None:
+        """Derives the state; says and counts every step of a change."""
+        wanted, self._advice = derive(self._facts())
+        for following in steps(self._state, wanted):
+            event(self._log, logging.WARNING, "box.state_changed", before=str(self._state), after=str(following))
+            self._count(f"state.{following.lower()}")
+            if following in TOLD_STATES and following is wanted:
+                self._tell("box.state_changed", {"before": str(self._state), "after": str(following)})
+            self._state = following
+
+    def _facts(self) -> Facts:
+        statuses = self._heard.statuses(self._clock.monotonic_s())
+        return Facts(
+            now_us=self._clock.now_us(),
+            enrolled=self._store.enrolled,
+            token=None if self._token is None else self._token.state,
+            sealing_ends_us=sealing_ends_at_us(self._trust),
+            configuration_expires_us=None if self._trust is None else self._trust.expires_us,
+            silent_services=silent_services(self._trust),
+            held=tuple(name for name in topology.BY_NAME if (self._run / name / HELD_MARK).exists()),
+            silent_processes=tuple(one.process for one in statuses if one.state == "silent" and one.process != "supervisor"),
+            waiting_processes=tuple(one.process for one in statuses if one.state == "waiting"),
+            log_full=self._log_status is not None and self._log_status.state == "full",
+            local_fell_back=self._store.fell_back,
+        )
+
+    def _tell(self, kind: str, facts: dict[str, str]) -> None:
+        self._incidents.append(Incident(kind, "supervisor", self._clock.now_us(), facts))
+
+    async def _tell_waiting(self) -> None:
+        while self._incidents:
+            incident = self._incidents.popleft()
+            try:
+                await self._neighbours["reporter"].call("incident", incident, timeout_s=LOOK_S_MAX)
+            except XacbeError:
+                self._incidents.appendleft(incident)
+                return  # the reporter is away: told at the next look
+
+    def _count(self, kind: str) -> None:
+        self._counters[kind] = self._counters.get(kind, 0) + 1
+
+
+def main(state: Path) -> int:
+    """Raises SettingsError; returns the exit code of `running.run`."""
+    box, settings = load(state, BoxSettings), load(state, SupervisorSettings)
+    log = start_journal("supervisor")
+    return run(log, _serve(state, box, settings, log))
+
+
+async def _serve(state: Path, box: BoxSettings, settings: SupervisorSettings, log: logging.Logger) -> None:
+    supervisor = Supervisor(state, box, settings, SystemClock(), log)
+    channels = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items()}
+    event(log, logging.INFO, "process.started", channels=len(channels))
+    parts: list[Coroutine[Any, Any, None]] = [supervisor.serve(channels)]
+    await until_stopped(*parts)

@@ -1,0 +1,118 @@
+"""What the trust agent remembers of the services it asks, and of the time that they tell.
+
+Part of the trust agent process; no I/O here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from appliance.clock import Clock
+from appliance.errors import UnavailableError
+from appliance.trust.autonomy import CLOCK_STOP_US, CLOCK_WARNING_US
+from appliance.trust.wire import ServiceHealth
+
+SERVICES_MAX = 64
+"""Addresses in one configuration: approved CAs times responders, authorities, sources."""
+
+
+class Generation:
+    """A number that others wait for. It begins with the second of the start, so that no number of an earlier life comes again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.value = 0
+        self._next = clock.now_us() // 1_000_000
+        self._changed = asyncio.Event()
+
+    def advance(self) -> None:
+        self._next += 1
+        self.value = self._next
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def other_than(self, known: int, wait_s: float) -> None:
+        """Returns when the value is not `known`, at the latest after `wait_s`."""
+        if self.value != known or wait_s <= 0:
+            return
+        changed = self._changed
+        try:
+            async with asyncio.timeout(wait_s):
+                await changed.wait()
+        except TimeoutError:
+            return
+
+
+@dataclass(slots=True)
+class _Seen:
+    ok_us: int | None = None
+    failed_us: int | None = None
+    error: str = ""
+
+
+class ServiceBook:
+    """Last success and last failure of each service; counters by kind of error."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self.counters: dict[str, int] = {}
+
+    def succeeded(self, name: str, url: str) -> None:
+        seen = self._of(name, url)
+        seen.ok_us, seen.error = self._clock.now_us(), ""
+
+    def failed(self, name: str, url: str, kind: str) -> None:
+        seen = self._of(name, url)
+        seen.failed_us, seen.error = self._clock.now_us(), kind
+        self.count(kind)
+
+    def is_failing(self, name: str, url: str) -> bool:
+        """Whether the last attempt failed: such a service is asked last."""
+        seen = self._seen.get((name, url))
+        return seen is not None and seen.error != ""
+
+    def count(self, kind: str) -> None:
+        self.counters[kind] = self.counters.get(kind, 0) + 1
+
+    def health(self) -> list[ServiceHealth]:
+        return [ServiceHealth(name, url, s.ok_us, s.failed_us, s.error) for (name, url), s in self._seen.items()]
+
+    def keep_only(self, named: set[tuple[str, str]]) -> None:
+        """Forgets services that no configuration names any more."""
+        self._seen = {key: seen for key, seen in self._seen.items() if key in named}
+
+    def _of(self, name: str, url: str) -> _Seen:
+        if (name, url) not in self._seen and len(self._seen) >= SERVICES_MAX:
+            self._seen.pop(next(iter(self._seen)))
+        return self._seen.setdefault((name, url), _Seen())
+
+
+class ClockWatch:
+    """How far the local clock stands from signed time (T40). The clock is never set from here, and no evidence relies on it."""
+
+    def __init__(self) -> None:
+        self._offset_us: int | None = None
+
+    def compare(self, local_us: int, signed_us: int) -> None:
+        """A signed time that was made just now."""
+        self._offset_us = local_us - signed_us
+
+    def at_least(self, local_us: int, signed_us: int) -> None:
+        """A signed time made some time ago: it only proves something where it lies in our future."""
+        if signed_us - local_us > CLOCK_WARNING_US:
+            self._offset_us = local_us - signed_us
+
+    def facts(self) -> dict[str, str]:
+        """For the announcement: `clock_offset_ms` (local minus signed) and `clock`: `ok`, `warning` (> 60 s), `stop` (> 5 min)."""
+        if self._offset_us is None:
+            return {}
+        off = abs(self._offset_us)
+        state = "stop" if off > CLOCK_STOP_US else "warning" if off > CLOCK_WARNING_US else "ok"
+        return {"clock_offset_ms": str(self._offset_us // 1000), "clock": state}
+
+
+class TsaUnreachableError(UnavailableError):
+    """No approved time-stamping authority gave a stamp that holds."""
+
+    kind = "tsa.unreachable"

@@ -1,0 +1,157 @@
+"""The ports for information systems (8080, 8443): an HTTP request becomes an exchange, its outcome an HTTP answer.
+
+There is no limit on an exchange as a whole, which would cut a large body on a slow line: every wait inside it has one.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable
+
+from appliance.errors import PeerProtocolError, UnavailableError, XacbeError
+from appliance.exchange.client_side import Arrival, ClientSide, Delivery
+from appliance.exchange.local_view import LocalView
+from appliance.exchange.ports import Body
+from appliance.net import faults, http1
+from appliance.net.connection import ServerConnection
+from appliance.net.faults import Fault
+from appliance.net.http1 import RequestHead
+from appliance.net.message_protocol import headers_for_system, request_from_system
+from appliance.relay.bodies import BodyStore
+from appliance.relay.refusals import Refusals
+
+REST_PREFIX = b"/r1/"
+NO_BODY_STATUSES = frozenset({204, 304})
+
+
+class BusyError(UnavailableError):
+    """As many exchanges are under way as the settings allow."""
+
+    kind = "relay.busy"
+
+
+class SoapUnsupportedError(PeerProtocolError):
+    """SOAP and metadata services come with the wire issue; today only REST is served."""
+
+    kind = "relay.unsupported"
+
+
+class ExchangeGate:
+    """How many exchanges of one relay may be under way, on both sides together."""
+
+    def __init__(self, exchanges_max: int) -> None:
+        self._max, self.running = exchanges_max, 0
+
+    def __enter__(self) -> None:
+        if self.running >= self._max:
+            raise BusyError(f"{self._max} exchanges are under way")
+        self.running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.running -= 1
+
+
+class _Source:
+    """The body of the request that is being read; asked for once, after the checks that need only the head."""
+
+    def __init__(self, connection: ServerConnection, head: RequestHead, store: BodyStore) -> None:
+        self._connection, self._head, self._store = connection, head, store
+        self.received = head.body_bytes == 0
+
+    async def receive(self) -> Body | None:
+        if self.received:
+            return None
+        expected = self._head.body_bytes if self._head.body_bytes > 0 else None
+        body = await self._store.receive(self._connection.next_chunk, expected)
+        self.received = True
+        return body
+
+
+class ClientFront:
+    """Serves the connections of information systems."""
+
+    def __init__(
+        self,
+        instance: str,
+        side: ClientSide,
+        store: BodyStore,
+        local: Callable[[], LocalView],
+        refusals: Refusals,
+        gate: ExchangeGate,
+        counters: Counter[str],
+    ) -> None:
+        self._instance, self._side, self._store, self._local = instance, side, store, local
+        self._refusals, self._gate, self._counters = refusals, gate, counters
+
+    async def serve(self, connection: ServerConnection) -> None:
+        """Answers request after request until the information system or an error ends the connection."""
+        while (head := await connection.request()) is not None:
+            if not await self._answer(connection, head) or not head.keep_alive:
+                connection.close()
+                return
+
+    async def _answer(self, connection: ServerConnection, head: RequestHead) -> bool:
+        """Answers one request; False where the connection cannot be used again."""
+        request_id = str(uuid.uuid4())
+        source = _Source(connection, head, self._store)
+        delivery: Delivery | None = None
+        facts = {"from": connection.peer.address}
+        try:
+            with self._gate:
+                delivery = await self._exchange(connection, head, source, request_id, facts)
+                self._counters["exchange.answered"] += 1
+                await self._deliver(connection, head, delivery)
+            return True
+        except XacbeError as error:
+            if delivery is not None:  # its head was written: what follows cannot be told from the body
+                connection.abort()
+                return False
+            return await self._refuse(connection, head, source, error, request_id, facts)
+
+    async def _exchange(
+        self, connection: ServerConnection, head: RequestHead, source: _Source, request_id: str, facts: dict[str, str]
+    ) -> Delivery:
+        if not head.target.startswith(b"/r"):
+            raise SoapUnsupportedError("only REST is served on this port")
+        request = request_from_system(
+            head.method, head.target, head.headers, request_id=request_id, generated_id=f"{self._instance}-{uuid.uuid4()}"
+        )
+        facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
+        arrival = Arrival(connection.peer.tls, connection.peer.certificate)
+        return await self._side.answer(request, arrival, self._local(), source)
+
+    async def _deliver(self, connection: ServerConnection, head: RequestHead, delivery: Delivery) -> None:
+        response, body = delivery.response, delivery.body
+        headers = headers_for_system(response)
+        if response.status not in NO_BODY_STATUSES and not (head.method == b"HEAD" and body is None):
+            headers.append((b"Content-Length", b"%d" % (body.size if body else 0)))
+        if not head.keep_alive:
+            headers.append((b"Connection", b"close"))
+        begin = http1.response_head(response.status, headers, response.reason or None)
+        if body is None or head.method == b"HEAD":
+            connection.write(begin)
+        elif body.inline is not None:
+            connection.write(begin + body.inline)
+        else:
+            connection.write(begin)
+            await self._store.send(body, connection.write, connection.drain)
+        await connection.drain()
+
+    async def _refuse(
+        self, connection: ServerConnection, head: RequestHead, source: _Source, error: XacbeError, request_id: str, facts: dict[str, str]
+    ) -> bool:
+        fault = await self._refusals.fault(error, faults.CLIENT_SIDE, request_id, facts)
+        keep = source.received and head.keep_alive
+        _write_fault(connection, head, fault, keep)
+        await connection.drain()
+        return keep
+
+
+def _write_fault(connection: ServerConnection, head: RequestHead, fault: Fault, keep: bool) -> None:
+    accept = [value for name, value in head.headers if name.lower() == b"accept"]
+    headers, body = faults.rest_error(fault, accept)
+    headers.append((b"Content-Length", b"%d" % len(body)))
+    if not keep:
+        headers.append((b"Connection", b"close"))  # the body was not read: the next request could not be found
+    connection.write(http1.response_head(fault.status, headers) + (b"" if head.method == b"HEAD" else body))

@@ -1,0 +1,161 @@
+"""The way to a service of our own information systems: HTTP(S), one request, its answer taken completely."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from appliance.access.rights import Service
+from appliance.errors import UnavailableError, XacbeError
+from appliance.exchange.ports import Body, SystemAnswer
+from appliance.net import http1, tls
+from appliance.net.connection import ClientConnection, PeerClosedError
+from appliance.net.dialer import Dialer
+from appliance.net.message_protocol import service_url
+from appliance.net.tls_engine import Peer
+from appliance.relay.bodies import BodyStore
+
+HTTPS_PORT, HTTP_PORT = 443, 80
+TRIES = 3
+"""Kept connections that turn out to be closed before a byte was sent."""
+
+
+class ServiceUnreachableError(UnavailableError):
+    """The information system takes no connection, or not this one."""
+
+    kind = "service.unreachable"
+
+
+class ServiceTimeoutError(UnavailableError):
+    """The information system did not answer within the service's time."""
+
+    kind = "service.timeout"
+
+
+class ServiceBrokenError(UnavailableError):
+    """The information system's answer broke off or is not HTTP."""
+
+    kind = "service.broken"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one call goes: taken from the configured URL, never from a message's host."""
+
+    host: str
+    port: int
+    secure: bool
+    target: str
+    authority: str
+
+
+class SystemCaller:
+    """Calls services; their addresses come from this box's own configuration alone."""
+
+    def __init__(self, dialer: Dialer, store: BodyStore, key_loader: Callable[[ssl.SSLContext], None] | None, ca_file: str) -> None:
+        self._dialer, self._store, self._key_loader, self._ca_file = dialer, store, key_loader, ca_file
+        self._contexts: dict[tuple[bytes, ...], ssl.SSLContext] = {}
+
+    async def call(
+        self, service: Service, method: str, target: str, headers: Sequence[tuple[bytes, bytes]], body: Body | None
+    ) -> SystemAnswer:
+        """Raises ServiceUnreachableError, ServiceTimeoutError, ServiceBrokenError."""
+        place = _place(service_url(service.url, target))
+        connection = await self._sent(service, place, method.encode(), _head(method, place, headers, body), body)
+        try:
+            response = await connection.response(service.timeout_s)
+            expected = response.body_bytes if response.body_bytes > 0 else None
+            answer = await self._store.receive(connection.next_chunk, expected)
+            return SystemAnswer(response.status, response.reason, response.headers, answer)
+        except XacbeError as error:
+            raise _about_service(error) from error
+        finally:
+            self._dialer.release(connection)
+
+    async def _sent(self, service: Service, place: _Place, method: bytes, head: bytes, body: Body | None) -> ClientConnection:
+        """A connection over which the whole request went, or as much as the system wanted to see before it answered."""
+        for _ in range(TRIES):
+            connection = await self._connected(service, place)
+            try:
+                if body is None or body.inline is not None:
+                    connection.start(method, head + ((body.inline if body else None) or b""))
+                    return connection
+                connection.start(method, head, more=True)
+            except PeerClosedError:
+                self._dialer.release(connection)
+                continue
+            try:
+                await self._send_large(connection, body)
+            except BaseException:
+                self._dialer.release(connection)
+                raise
+            return connection
+        raise ServiceUnreachableError("every kept connection was closed")
+
+    async def _send_large(self, connection: ClientConnection, body: Body) -> None:
+        """All of the body, or as much as the system reads before it answers: its answer counts."""
+        try:
+            await self._store.send(body, connection.write, connection.drain, lambda: connection.response_started)
+        except XacbeError as error:
+            if not connection.response_started:
+                raise _about_service(error) from error
+        else:
+            if not connection.response_started:
+                connection.finish()
+
+    async def _connected(self, service: Service, place: _Place) -> ClientConnection:
+        context = self._context(service.certificates) if place.secure else None
+
+        async def is_pinned(peer: Peer) -> None:
+            if service.certificates and peer.certificate not in service.certificates:
+                raise ServiceUnreachableError("the system shows a certificate that is not registered for it")
+
+        try:
+            return await self._dialer.acquire(
+                [(place.host, place.port)], f"system:{place.authority}", context=context, check=is_pinned if place.secure else None
+            )
+        except XacbeError as error:
+            raise ServiceUnreachableError(str(error)) from error
+
+    def _context(self, pinned: tuple[bytes, ...]) -> ssl.SSLContext:
+        context = self._contexts.get(pinned)
+        if context is None:
+            context = self._contexts[pinned] = tls.system_client_context(pinned, self._key_loader, ca_file=self._ca_file)
+        return context
+
+
+def _place(url: str) -> _Place:
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    host = parts.hostname or ""
+    # the raw text behind the authority: urlsplit would drop nothing of it, but a fragment mark must stay where it is, too
+    behind = url.partition("//")[2]
+    slash = min((at for at in (behind.find("/"), behind.find("?")) if at >= 0), default=len(behind))
+    target = behind[slash:]
+    return _Place(
+        host,
+        parts.port or (HTTPS_PORT if secure else HTTP_PORT),
+        secure,
+        target if target.startswith("/") else "/" + target,
+        behind[:slash],
+    )
+
+
+def _head(method: str, place: _Place, headers: Sequence[tuple[bytes, bytes]], body: Body | None) -> bytes:
+    lines = [(b"Host", place.authority.encode()), *headers]
+    if body is not None:
+        lines.append((b"Content-Length", b"%d" % body.size))
+    elif method in ("POST", "PUT", "PATCH"):
+        lines.append((b"Content-Length", b"0"))
+    return http1.request_head(method.encode(), place.target.encode(), lines)
+
+
+def _about_service(error: XacbeError) -> XacbeError:
+    """A connection's error as one of the service: the peer kinds speak of other boxes."""
+    if error.kind == "peer.timeout":
+        return ServiceTimeoutError("the information system did not answer in time")
+    if error.kind.startswith(("peer.", "http.")) and error.kind != "peer.oversized":
+        return ServiceBrokenError(str(error))
+    return error

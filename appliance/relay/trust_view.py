@@ -1,0 +1,86 @@
+"""The relay's view of the global configuration and of its own OCSP responses, kept up to date by the trust agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from appliance import configuration_files
+from appliance.clock import Clock
+from appliance.errors import UnavailableError, XacbeError
+from appliance.journal import event
+from appliance.net.local_sockets import LocalClient
+from appliance.trust.global_configuration import SharedParameters
+from appliance.trust.wire import Evidence, News, OwnEvidence, View
+
+RETRY_S = 0.5
+WAIT_S = 10.0
+CONFIGURATION_DIRECTORY = "trust/configuration"
+
+
+class ConfigurationExpiredError(UnavailableError):
+    """There is no global configuration, or its signed validity has ended: nothing may be exchanged (II.2.II)."""
+
+    kind = "configuration.expired"
+
+
+class TrustView:
+    """What may be believed now. `follow` keeps it current; `shared` refuses as soon as the signed validity ends."""
+
+    def __init__(self, state: Path, clock: Clock, log: logging.Logger, agent: LocalClient, on_change: Callable[[], None]) -> None:
+        self._directory = state / CONFIGURATION_DIRECTORY
+        self._clock, self._log, self._agent, self._on_change = clock, log, agent, on_change
+        self._shared: SharedParameters | None = None
+        self._expires_us = 0
+        self._evidence: dict[bytes, Evidence] = {}
+        self._evidence_by_sha1: dict[bytes, Evidence] = {}
+
+    def shared(self) -> SharedParameters:
+        """The shared parameters of our instance. Raises ConfigurationExpiredError."""
+        if self._shared is None or self._clock.now_us() >= self._expires_us:
+            raise ConfigurationExpiredError("no valid global configuration")
+        return self._shared
+
+    def current(self) -> SharedParameters | None:
+        """The last parameters seen, valid or not: for setting up TLS contexts."""
+        return self._shared
+
+    def evidence(self, certificate_sha256: bytes) -> Evidence | None:
+        """Our newest good OCSP response for one of our own certificates."""
+        return self._evidence.get(certificate_sha256)
+
+    def evidence_by_sha1(self, certificate_sha1: bytes) -> Evidence | None:
+        """The same, by the hash that peers ask with on port 5577 (sheet 3.3)."""
+        return self._evidence_by_sha1.get(certificate_sha1)
+
+    async def follow_configuration(self) -> None:
+        """Waits for each new configuration and loads it in a worker thread; for ever."""
+        known = 0
+        while True:
+            try:
+                view: View = await self._agent.call("view", News(known, WAIT_S), View, timeout_s=WAIT_S + 5)
+                if view.generation != known and view.generation:
+                    loaded = await asyncio.get_running_loop().run_in_executor(None, configuration_files.load_directory, self._directory)
+                    self._shared = loaded.shared[view.instance]
+                    known = view.generation
+                    event(self._log, logging.INFO, "configuration.loaded", generation=known, servers=len(self._shared.servers))
+                    self._expires_us = view.expires_us
+                    self._on_change()
+                self._expires_us = view.expires_us
+            except XacbeError as error:
+                event(self._log, logging.INFO, "configuration.awaited", kind=error.kind)
+                await asyncio.sleep(RETRY_S)
+
+    async def follow_evidence(self) -> None:
+        """Waits for each refresh of our own OCSP responses; for ever."""
+        known = 0
+        while True:
+            try:
+                own: OwnEvidence = await self._agent.call("own_evidence", News(known, WAIT_S), OwnEvidence, timeout_s=WAIT_S + 5)
+                known = own.generation
+                self._evidence = {one.certificate_sha256: one for one in own.evidence}
+                self._evidence_by_sha1 = {one.certificate_sha1: one for one in own.evidence}
+            except XacbeError:
+                await asyncio.sleep(RETRY_S)

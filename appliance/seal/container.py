@@ -1,0 +1,290 @@
+"""ASiC-E containers in X-Road's layout: written byte for byte the same every time, read with limits.
+
+Pure: bytes in, bytes out. Sheet 4.9. A container is hostile until proven otherwise: nothing is written to disk, names are only compared,
+sizes and ratios are bounded before anything is inflated, and an archive that two unzip programs could read differently (doubled names,
+overlapping or hidden entries) is refused, because a second verifier must see what we saw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from appliance.clock import from_us
+from appliance.errors import UnverifiedError
+from appliance.seal import hash_chain, xades
+from appliance.seal.chain_check import ALGORITHMS, Digest
+
+MIMETYPE = "application/vnd.etsi.asic-e+zip"
+MESSAGE, SIGNATURES, TIMESTAMP = "message.xml", "META-INF/signatures.xml", "META-INF/timestamp.tst"
+CONTAINER_BYTES_MAX = 1280 * 1024 * 1024
+"""The largest body (1 GiB) with its message and evidence."""
+ENTRIES_MAX = 1200
+"""X-Road writes at most nine entries besides the attachments."""
+ENTRY_BYTES_MAX = 1024 * 1024 * 1024
+SMALL_ENTRY_BYTES_MAX = 32 * 1024 * 1024
+"""Everything but attachments is held in memory: message.xml may be a SOAP envelope of some megabytes."""
+RATIO_MAX = 200
+RATIO_FROM_BYTES = 4 * 1024 * 1024
+"""Below this size a high ratio harms nobody; above it we store instead of deflating (deflate itself ends at 1,032:1)."""
+_CHUNK = 64 * 1024
+_NAME = re.compile(r"[^\x00-\x1f\x7f\\:*?\"<>|]{1,255}")
+_ATTACHMENT = re.compile(r"attachment[1-9][0-9]{0,3}")
+_SIGNATURE_ENTRY = re.compile(r"meta-inf/.*signatures.*\.xml")
+_FILE_TYPE, _REGULAR, _DIRECTORY = 0o170000, 0o100000, 0o040000
+_ENCRYPTED, _DESCRIPTOR = 0x01, 0x08
+_ZIP_YEAR_MIN, _ZIP_YEAR_MAX = 1980, 2107
+
+
+class ContainerError(UnverifiedError):
+    """Not a container that we read. Its kinds: `container.malformed`, `.limit`, `.no_mimetype`, `.no_message`, `.no_signature`."""
+
+    kind = "container.malformed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What goes into a container: bytes as they were logged.
+
+    `attachments` in order: /attachment1 first. Either `stamp_token` alone (single form: it is embedded into the signature document) or with
+    both `stamp_chain_result` and `stamp_chain` (batch form: META-INF/timestamp.tst, the signature document stays as it is).
+    """
+
+    message: bytes
+    signature: bytes
+    chain_result: bytes | None = None
+    chain: bytes | None = None
+    stamp_token: bytes | None = None
+    stamp_chain_result: bytes | None = None
+    stamp_chain: bytes | None = None
+    attachments: Sequence[bytes] = ()
+
+
+def write_container(contents: Contents, at_us: int) -> bytes:
+    """The container as bytes; the same contents and time give the same bytes (entry times to two seconds, UTC)."""
+    output = io.BytesIO()
+    moment = from_us(at_us)
+    moment -= timedelta(seconds=moment.second % 2)
+    if not _ZIP_YEAR_MIN <= moment.year <= _ZIP_YEAR_MAX:
+        raise RuntimeError("a ZIP cannot hold this year")
+    with zipfile.ZipFile(output, "w") as archive:
+        archive.comment = f"mimetype={MIMETYPE}".encode()
+        for name, data in _entries(contents):
+            info = zipfile.ZipInfo(name, moment.timetuple()[:6])
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            info.compress_type = zipfile.ZIP_STORED if _deflates_too_well(data) else zipfile.ZIP_DEFLATED
+            archive.writestr(info, data, compresslevel=6)
+    return output.getvalue()
+
+
+def _entries(contents: Contents) -> Iterator[tuple[str, bytes]]:
+    batch_stamp = contents.stamp_chain_result is not None
+    signature = contents.signature
+    if contents.stamp_token is not None and not batch_stamp:
+        signature = xades.embed_stamp(signature, contents.stamp_token)
+    attachments = [(f"attachment{at}", data) for at, data in enumerate(contents.attachments, 1)]
+    optional = [
+        (hash_chain.CHAIN_RESULT[1:], contents.chain_result),
+        (hash_chain.CHAIN[1:], contents.chain),
+        (hash_chain.STAMP_CHAIN_RESULT[1:], contents.stamp_chain_result),
+        (hash_chain.STAMP_CHAIN[1:], contents.stamp_chain),
+    ]
+    present = [(name, data) for name, data in optional if data is not None]
+    yield "mimetype", MIMETYPE.encode()
+    yield MESSAGE, contents.message
+    yield SIGNATURES, signature
+    yield from present
+    yield "META-INF/manifest.xml", _manifest([MESSAGE, *(name for name, _ in present)], [name for name, _ in attachments])
+    if contents.stamp_chain_result is not None and contents.stamp_token is not None:
+        yield "META-INF/ASiCManifest.xml", _asic_manifest(contents.stamp_chain_result)
+        yield TIMESTAMP, contents.stamp_token
+    yield from attachments
+
+
+def _manifest(texts: Sequence[str], attachments: Sequence[str]) -> bytes:
+    """OpenDocument manifest 1.2 (sheet 4.9)."""
+    files = [("/", MIMETYPE), *((name, "text/xml") for name in texts), *((name, "application/octet-stream") for name in attachments)]
+    entries = "".join(f'<manifest:file-entry manifest:full-path="{name}" manifest:media-type="{kind}"/>' for name, kind in files)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><manifest:manifest'
+        f' xmlns:manifest="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0" manifest:version="1.2">{entries}</manifest:manifest>'
+    ).encode()
+
+
+def _asic_manifest(stamp_chain_result: bytes) -> bytes:
+    """The namespace without a leading 0 in 2918 is X-Road's."""
+    digest = xades.base64_text(hash_chain.sha512(stamp_chain_result))
+    return (
+        '<?xml version="1.0" encoding="utf-8"?><asic:ASiCManifest xmlns:asic="http://uri.etsi.org/2918/v1.2.1#"'
+        ' xmlns:ds="http://www.w3.org/2000/09/xmldsig#">'
+        f'<asic:SigReference URI="{TIMESTAMP}" MimeType="vnd.etsi.timestamp-token"/>'
+        f'<asic:DataObjectReference URI="{hash_chain.STAMP_CHAIN_RESULT[1:]}" MimeType="text/xml">'
+        f'<ds:DigestMethod Algorithm="{hash_chain.SHA512}"/><ds:DigestValue>{digest}</ds:DigestValue>'
+        "</asic:DataObjectReference></asic:ASiCManifest>"
+    ).encode()
+
+
+def _deflates_too_well(data: bytes) -> bool:
+    """Stored from half the readers' limit on, so that their bomb check never meets what we wrote."""
+    return len(data) >= RATIO_FROM_BYTES and len(zlib.compress(data, 1)) * (RATIO_MAX // 2) <= len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container that was read. Attachments stay deflated: `digest` streams them."""
+
+    message: bytes
+    signature: bytes
+    chain_result: bytes | None
+    chain: bytes | None
+    stamp_chain_result: bytes | None
+    stamp_chain: bytes | None
+    stamp_token: bytes | None
+    attachments: dict[str, int]
+    """Name with leading slash, as references write it (`/attachment1`) -> bytes."""
+    _archive: zipfile.ZipFile = field(repr=False)
+    _names: dict[str, str] = field(repr=False)
+
+    def digest(self, name: str, algorithm: str) -> Digest:
+        """Of an attachment, under one of the algorithms that chains may use. Raises ContainerError."""
+        state = hashlib.new(ALGORITHMS[algorithm])
+        for chunk in self.read_attachment(name):
+            state.update(chunk)
+        return Digest(state.digest(), algorithm)
+
+    def read_attachment(self, name: str) -> Iterator[bytes]:
+        """The attachment in pieces of at most 64 KiB. Raises ContainerError."""
+        yield from _inflate(self._archive, self._archive.getinfo(self._names[name]))
+
+
+def read_container(data: bytes) -> Container:
+    """Reads a container. Raises ContainerError."""
+    if len(data) > CONTAINER_BYTES_MAX:
+        raise ContainerError(f"a container of {len(data)} bytes, at most {CONTAINER_BYTES_MAX}", kind="container.limit")
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError, OverflowError, EOFError) as error:
+        raise ContainerError(f"not a ZIP archive: {error}") from None
+    entries = archive.infolist()
+    if len(entries) > ENTRIES_MAX:
+        raise ContainerError(f"{len(entries)} entries, at most {ENTRIES_MAX}", kind="container.limit")
+    for entry in entries:
+        _check_entry(entry)
+    _check_layout(archive, entries)
+    names = _names_by_lower_case(entries)
+    _require(names, "mimetype", "container.no_mimetype")
+    if _small(archive, names["mimetype"]).strip() != MIMETYPE.encode():
+        raise ContainerError("the mimetype entry names another type", kind="container.no_mimetype")
+    _require(names, MESSAGE, "container.no_message")
+    signatures = [entry for name, entry in names.items() if _SIGNATURE_ENTRY.fullmatch(name)]
+    if len(signatures) != 1:
+        raise ContainerError(f"{len(signatures)} signature documents, exactly one is needed", kind="container.no_signature")
+    attachments = {name: entry for name, entry in names.items() if _ATTACHMENT.fullmatch(name)}
+
+    def optional(name: str) -> bytes | None:
+        return _small(archive, names[name.lower()]) if name.lower() in names else None
+
+    return Container(
+        message=_small(archive, names[MESSAGE]),
+        signature=_small(archive, signatures[0]),
+        chain_result=optional(hash_chain.CHAIN_RESULT[1:]),
+        chain=optional(hash_chain.CHAIN[1:]),
+        stamp_chain_result=optional(hash_chain.STAMP_CHAIN_RESULT[1:]),
+        stamp_chain=optional(hash_chain.STAMP_CHAIN[1:]),
+        stamp_token=optional(TIMESTAMP),
+        attachments={"/" + name: entry.file_size for name, entry in attachments.items()},
+        _archive=archive,
+        _names={"/" + name: entry.filename for name, entry in attachments.items()},
+    )
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    """(T07) name, kind, size and ratio of one entry, before anything is inflated."""
+    name = entry.filename
+    parts = name.removesuffix("/").split("/")
+    if not _NAME.fullmatch(name) or entry.orig_filename != name or name.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise ContainerError(f"an entry named {name[:80]!r}")
+    unix_type = entry.external_attr >> 16 & _FILE_TYPE
+    if unix_type not in (0, _DIRECTORY if entry.is_dir() else _REGULAR):
+        raise ContainerError(f"{name!r} is neither a file nor a directory")
+    if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ContainerError(f"{name!r} is encrypted, or packed in a way that we do not read")
+    limit = ENTRY_BYTES_MAX if _ATTACHMENT.fullmatch(name.lower()) else SMALL_ENTRY_BYTES_MAX
+    if entry.file_size > limit or (entry.file_size > RATIO_FROM_BYTES and entry.file_size > RATIO_MAX * entry.compress_size):
+        raise ContainerError(f"{name!r} inflates to {entry.file_size} bytes", kind="container.limit")
+    if entry.is_dir() and entry.file_size:
+        raise ContainerError(f"{name!r} is a directory with content")
+
+
+def _check_layout(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Entries follow each other from the first byte to the directory: none overlaps another, none hides beside them.
+
+    A reader that goes by the directory and one that goes by the local headers then see the same entries.
+    """
+    file = archive.fp
+    if file is None:
+        raise RuntimeError("the archive was closed")
+    at = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        gap = entry.header_offset - at
+        if gap:
+            raise ContainerError("entries overlap, or bytes lie between them")
+        file.seek(entry.header_offset + 26)
+        lengths = file.read(4)
+        header = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+        at = entry.header_offset + header + entry.compress_size
+        if entry.flag_bits & _DESCRIPTOR:
+            at += _descriptor_bytes(archive, entry, at)
+    if at != archive.start_dir:
+        raise ContainerError("entries overlap, or bytes lie between them")
+
+
+def _descriptor_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at: int) -> int:
+    """Length of the data descriptor behind an entry that was written as a stream: with or without its mark, 32 or 64 bit sizes."""
+    file = archive.fp
+    if file is None:
+        raise RuntimeError("the archive was closed")
+    file.seek(at)
+    data = file.read(24)
+    for mark in (b"PK\x07\x08", b""):
+        for width in (4, 8):
+            expected = mark + b"".join(
+                value.to_bytes(size, "little") for value, size in ((entry.CRC, 4), (entry.compress_size, width), (entry.file_size, width))
+            )
+            if data.startswith(expected):
+                return len(expected)
+    raise ContainerError(f"no data descriptor behind {entry.filename!r}")
+
+
+def _names_by_lower_case(entries: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    """X-Road matches names without regard to case, so two that differ only there are the same name twice."""
+    names: dict[str, zipfile.ZipInfo] = {}
+    for entry in entries:
+        if names.setdefault(entry.filename.lower(), entry) is not entry:
+            raise ContainerError(f"two entries named {entry.filename!r}")
+    return names
+
+
+def _require(names: dict[str, zipfile.ZipInfo], name: str, kind: str) -> None:
+    if name not in names:
+        raise ContainerError(f"no entry {name!r}", kind=kind)
+
+
+def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    return b"".join(_inflate(archive, entry))
+
+
+def _inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
+    """zipfile never gives more than the declared size, which was checked, and compares the CRC at the end."""
+    try:
+        with archive.open(entry) as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, RuntimeError) as error:
+        raise ContainerError(f"{entry.filename!r} cannot be read: {error}") from None

@@ -1,0 +1,158 @@
+"""Digest lists, the batch's tree and the hash chain documents that X-Road sends beside a signature.
+
+Pure. Sheet 4.4 and 4.5: a digest list is DER and is hashed, never sent; a batch is a binary tree over its messages in which an odd last
+node moves up unchanged; each message gets the steps from the root (STEP0) down to its own parts. Building is on the way of every message:
+constant DER headers and string templates, no parser. Checking received chains is `appliance.seal.chain_check`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Sequence
+
+SHA512 = "http://www.w3.org/2001/04/xmlenc#sha512"
+MESSAGE = "/message.xml"
+CHAIN_RESULT = "/sig-hashchainresult.xml"
+CHAIN = "/sig-hashchain.xml"
+STAMP_CHAIN_RESULT = "/ts-hashchainresult.xml"
+STAMP_CHAIN = "/ts-hashchain.xml"
+SIGNATURES = "/META-INF/signatures.xml"
+
+Part = tuple[str, bytes]
+"""A file name as references write it (`/message.xml`, `/attachment1`) and its SHA-512 digest."""
+
+_ALGORITHM_DER = b"\x0c\x27" + SHA512.encode() + b"\x30\x00"
+_SINGLE_HEAD = b"\x30\x6d\x04\x40"
+_PAIR_HEAD = b"\x30\x81\xde" + _SINGLE_HEAD
+_PAIR_MIDDLE = _ALGORITHM_DER + _SINGLE_HEAD
+
+_NAMESPACES = 'xmlns="http://www.w3.org/2000/09/xmldsig#" xmlns:ns2="http://cyber.ee/hashchain"'
+_RESULT = (
+    '<?xml version="1.0" encoding="UTF-8" standalone="yes"?><ns2:HashChainResult URI="{file}#STEP0" ' + _NAMESPACES + ">"
+    '<DigestMethod Algorithm="' + SHA512 + '"/><DigestValue>{digest}</DigestValue></ns2:HashChainResult>'
+)
+_CHAIN_HEAD = (
+    '<?xml version="1.0" encoding="UTF-8" standalone="yes"?><ns2:HashChain ' + _NAMESPACES + ">"
+    '<ns2:DefaultDigestMethod Algorithm="' + SHA512 + '"/>'
+)
+_CHAIN_TAIL = "</ns2:HashChain>"
+
+
+def sha512(data: bytes) -> bytes:
+    """The digest of everything in a seal (sheet 4.1)."""
+    return hashlib.sha512(data).digest()
+
+
+def digest_list(digests: Sequence[bytes]) -> bytes:
+    """DER DigestList of SHA-512 digests (64 bytes each)."""
+    return digest_list_of([(SHA512, digest) for digest in digests])
+
+
+def digest_list_of(digests: Sequence[tuple[str, bytes]]) -> bytes:
+    """DER DigestList of (algorithm URI, digest) pairs; `transforms` is always empty (sheet 4.4)."""
+    return _der(b"\x30", b"".join([_single(algorithm, digest) for algorithm, digest in digests]))
+
+
+def parent(left: bytes, right: bytes) -> bytes:
+    """The value of two neighbours: H(DigestList(left, right))."""
+    return hashlib.sha512(_PAIR_HEAD + left + _PAIR_MIDDLE + right + _ALGORITHM_DER).digest()
+
+
+def leaf_of(digests: Sequence[bytes]) -> bytes:
+    """The leaf of one message: its digest if it has one part, else the value of its parts' list."""
+    return digests[0] if len(digests) == 1 else sha512(digest_list(digests))
+
+
+def tree(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """All levels, leaves first, root alone last. An odd last node moves up unchanged."""
+    levels = [list(leaves)]
+    while len(level := levels[-1]) > 1:
+        above = [parent(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
+        if len(level) % 2:
+            above.append(level[-1])
+        levels.append(above)
+    return levels
+
+
+class Batch:
+    """Messages under one signature. `result` is what is signed; `chain(i)` is made when message i is released."""
+
+    def __init__(self, leaves: Sequence[Sequence[Part]], chain_file: str = CHAIN) -> None:
+        """At least one message, each with at least one part."""
+        self._leaves = leaves
+        self._levels = tree([leaf_of([digest for _, digest in parts]) for parts in leaves])
+        self._values: dict[bytes, str] = {}
+        root = self._levels[-1][0]
+        if len(leaves) == 1 and len(leaves[0]) == 1:
+            # STEP0 lists the one part: the result is the value of that list, not the part's digest.
+            root = sha512(digest_list([root]))
+        self.result = _RESULT.format(file=chain_file, digest=b64encode(root).decode()).encode()
+
+    def chain(self, index: int) -> bytes:
+        """The HashChain document of message `index`: steps from the root downwards, own side and other side in their order."""
+        parts = self._leaves[index]
+        references = "".join(_data_reference(name, digest) for name, digest in parts)
+        siblings = self._siblings(index)
+        written = [_CHAIN_HEAD]
+        for step, (on_left, other) in enumerate(siblings):
+            is_bottom = step == len(siblings) - 1 and len(parts) == 1
+            own = references if is_bottom else f'<ns2:StepRef URI="#STEP{step + 1}"/>'
+            pair = own + self._hash_value(other) if on_left else self._hash_value(other) + own
+            written.append(f'<ns2:HashStep id="STEP{step}">{pair}</ns2:HashStep>')
+        if len(parts) > 1 or not siblings:
+            written.append(f'<ns2:HashStep id="STEP{len(siblings)}">{references}</ns2:HashStep>')
+        written.append(_CHAIN_TAIL)
+        return "".join(written).encode()
+
+    def _siblings(self, index: int) -> list[tuple[bool, bytes]]:
+        """(own node is the left one, the other's digest), root first; levels where the own node moved up unchanged are left out."""
+        found: list[tuple[bool, bytes]] = []
+        for level in self._levels[:-1]:
+            other = index ^ 1
+            if other < len(level):
+                found.append((index < other, level[other]))
+            index >>= 1
+        found.reverse()
+        return found
+
+    def _hash_value(self, digest: bytes) -> str:
+        """Nodes near the root stand in many chains: each is written once."""
+        written = self._values.get(digest)
+        if written is None:
+            written = f"<ns2:HashValue><DigestValue>{b64encode(digest).decode()}</DigestValue></ns2:HashValue>"
+            self._values[digest] = written
+        return written
+
+
+def build_batch(leaves: Sequence[Sequence[Part]]) -> tuple[bytes, list[bytes]]:
+    """HashChainResult of a batch and one HashChain for each message."""
+    batch = Batch(leaves)
+    return batch.result, [batch.chain(index) for index in range(len(leaves))]
+
+
+def build_stamp_batch(signature_digests: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
+    """The same over whole signature documents (SHA-512 of META-INF/signatures.xml), for one time stamp over many records (sheet 4.8).
+
+    The time stamp covers the bytes of the result.
+    """
+    batch = Batch([[(SIGNATURES, digest)] for digest in signature_digests], STAMP_CHAIN)
+    return batch.result, [batch.chain(index) for index in range(len(signature_digests))]
+
+
+def _data_reference(name: str, digest: bytes) -> str:
+    return f'<ns2:DataRef URI="{name}"><DigestValue>{b64encode(digest).decode()}</DigestValue></ns2:DataRef>'
+
+
+def _single(algorithm: str, digest: bytes) -> bytes:
+    if algorithm == SHA512 and len(digest) == 64:
+        return _SINGLE_HEAD + digest + _ALGORITHM_DER
+    return _der(b"\x30", _der(b"\x04", digest) + _der(b"\x0c", algorithm.encode()) + b"\x30\x00")
+
+
+def _der(tag: bytes, content: bytes) -> bytes:
+    length = len(content)
+    if length < 0x80:
+        return tag + bytes((length,)) + content
+    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return tag + bytes((0x80 | len(size),)) + size + content

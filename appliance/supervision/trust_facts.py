@@ -1,0 +1,44 @@
+"""What the trust agent's status means for the state of the box.
+
+Pure. Rules IV.3.V (eight hours) and the autonomy that follows from it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from appliance.trust import autonomy
+from appliance.trust.wire import ServiceHealth, TrustStatus
+
+SILENT_AFTER_US = 90 * 1_000_000
+"""A failure this long after the last success: one missed fetch of the configuration (every 60 s) is not silence yet."""
+FRESHNESS_S = autonomy.EVIDENCE_GAP_MAX_US // 1_000_000
+_KIND = re.compile(r"[A-Za-z_]*")
+
+
+def sealing_ends_at_us(trust: TrustStatus | None) -> int | None:
+    """Until when seals can be made with the evidence at hand: the first response that runs out ends it. None: there is none."""
+    if trust is None or not trust.evidence:
+        return None
+    return min(
+        autonomy.sealing_ends_at_us(one.produced_at_us, one.this_update_us, one.next_update_us, FRESHNESS_S) for one in trust.evidence
+    )
+
+
+def silent_services(trust: TrustStatus | None) -> tuple[str, ...]:
+    """The kinds of trust service (first word of the name: configuration, ocsp, tsa) of which no address answers any more."""
+    kinds: dict[str, list[ServiceHealth]] = {}
+    for service in trust.services if trust is not None else ():
+        kinds.setdefault(_kind(service.name), []).append(service)
+    return tuple(sorted(kind for kind, services in kinds.items() if all(map(_is_silent, services))))
+
+
+def _kind(name: str) -> str:
+    found = _KIND.match(name)
+    return found.group() if found is not None else ""
+
+
+def _is_silent(service: ServiceHealth) -> bool:
+    if service.failed_us is None:
+        return False
+    return service.ok_us is None or service.failed_us - service.ok_us > SILENT_AFTER_US

@@ -1,0 +1,234 @@
+"""Taking a box into the instance: its requests become certificates, its address and its clients an entry in the registry.
+
+I/O through the registry and the issuing authority only. The request is one JSON document that a person carries or sends:
+`{"server": "QROO-TEST/MUN/TULUM/SS1", "requests": {"seal/MUN/TULUM": BASE64, "tls-peer": BASE64, ...}}`, PKCS#10 in DER; the approval is
+another one. Nothing is registered unless everything in the request holds (II.2.III). Rules I.4.XIII, I.4.XVIII, II.2.I.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from appliance.clock import Clock
+from appliance.errors import RefusedError
+from appliance.model.identifiers import ClientId, IdentifierError, ServerId
+from provisioning.authority import ca, profiles
+from provisioning.authority.profiles import BoxPublicKey, Profile
+from provisioning.centre import Centre
+from provisioning.registry import Registry
+
+REQUEST_BYTES_MAX = 1 << 20
+"""A box with a hundred members sends about 100 KB."""
+REQUESTS_MAX = 256
+ADDRESS_CHARACTERS_MAX = 64
+"""The address is the common name of the box's TLS certificates."""
+
+_SEAL = "seal/"
+_HOST_NAME = re.compile(r"(?=.*[a-z])[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*", re.IGNORECASE)
+
+
+class EnrolmentError(RefusedError):
+    """A request that is not approved; nothing was registered."""
+
+    kind = "enrolment.malformed"
+
+
+class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a box asks for: PKCS#10 in base64 DER by key label."""
+
+    server: str
+    requests: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One certificate to be issued, already checked."""
+
+    label: str
+    profile: Profile
+    subject: x509.Name
+    key: BoxPublicKey
+    holder: str
+    names: tuple[str, ...] = ()
+
+
+def read_request(document: bytes) -> EnrolmentRequest:
+    """Raises EnrolmentError."""
+    if len(document) > REQUEST_BYTES_MAX:
+        raise EnrolmentError(f"a request longer than {REQUEST_BYTES_MAX} bytes")
+    try:
+        return msgspec.json.decode(document, type=EnrolmentRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnrolmentError(f"not an enrolment request: {error}") from None
+
+
+def approve(
+    centre: Centre,
+    request: EnrolmentRequest | dict[str, Any],
+    address: str,
+    clock: Clock,
+    *,
+    subsystems: Sequence[str] | None = None,
+    internal_address: str = "",
+) -> dict[str, Any]:
+    """Certifies and registers a box; returns the approval (certificates and issuers in base64 DER, anchor in base64 XML).
+
+    `address`: where peers reach it. `internal_address`: where its information systems do, the same unless given. `subsystems`: the codes to
+    register as clients, all of each sealed member's unless given. Raises EnrolmentError, CertificateRequestError, UnknownEntryError.
+
+    (1) the server belongs to this instance, its owner is a member in good standing; (2) every label is known, every sealed member is
+    registered and the owner is among them; (3) every request is signed by its key and no key serves two purposes or two holders;
+    (4) then, in one transaction: certificates, server, clients.
+    """
+    if isinstance(request, dict):
+        request = read_request(msgspec.json.encode(request))
+    server = _server_of(centre, request)
+    _check_address(address)
+    _check_address(internal_address or address)
+    with centre.registry() as registry:
+        wanted = _checked(registry, server, request, address, internal_address or address)
+        clients = _clients(registry, wanted, subsystems)
+        authority = ca.issuer(centre)
+        now_us = clock.now_us()
+        with registry.changing():
+            certificates = {
+                one.label: ca.issue(
+                    registry,
+                    authority,
+                    one.profile,
+                    one.subject,
+                    one.key,
+                    holder=one.holder,
+                    now_us=now_us,
+                    ocsp_url=centre.ocsp_url,
+                    names=one.names,
+                )
+                for one in wanted
+            }
+            registry.register_server(server, address, clients, now_us)
+    return {
+        "server": str(server),
+        "certificates": {label: _base64(certificate) for label, certificate in certificates.items()},
+        "issuers": [_base64(centre.certificate(Profile.ISSUING)), _base64(centre.certificate(Profile.ROOT))],
+        "anchor": base64.b64encode(centre.anchor_file.read_bytes()).decode(),
+        "broker": {"host": centre.settings.broker_host, "port": centre.settings.broker_port},
+        "clients": [str(client) for client in clients],
+    }
+
+
+def _check_address(address: str) -> None:
+    """An IP address or an ASCII host name: it goes into certificates and into everybody's configuration."""
+    if len(address) > ADDRESS_CHARACTERS_MAX or not (_HOST_NAME.fullmatch(address) or _is_ip(address)):
+        raise EnrolmentError(
+            f"neither an IP address nor a host name of at most {ADDRESS_CHARACTERS_MAX} characters", kind="enrolment.address"
+        )
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+        return True
+    except ValueError:
+        return False
+
+
+def _server_of(centre: Centre, request: EnrolmentRequest) -> ServerId:
+    try:
+        server = ServerId.parse(request.server)
+    except IdentifierError as error:
+        raise EnrolmentError(f"server: {error}") from None
+    if server.owner.instance != centre.instance:
+        raise EnrolmentError(f"{server} belongs to another instance than {centre.instance}", kind="enrolment.other_instance")
+    return server
+
+
+def _checked(registry: Registry, server: ServerId, request: EnrolmentRequest, address: str, internal_address: str) -> list[_Wanted]:
+    if not 1 <= len(request.requests) <= REQUESTS_MAX:
+        raise EnrolmentError(f"a box asks for 1 to {REQUESTS_MAX} certificates")
+    if Profile.PEER not in request.requests or f"{_SEAL}{server.owner.member_class}/{server.owner.member_code}" not in request.requests:
+        raise EnrolmentError("the owner's seal key and tls-peer must be among the requests", kind="enrolment.incomplete")
+    owner_name = _standing(registry, server.owner)
+    wanted: list[_Wanted] = []
+    for label, encoded in request.requests.items():
+        key = profiles.checked_request(_decoded(label, encoded))
+        if label.startswith(_SEAL):
+            one = _seal(registry, label, key)
+        else:
+            one = _box_key(server, label, key, owner_name, address, internal_address)
+        _not_reused(registry, one, wanted)
+        wanted.append(one)
+    return wanted
+
+
+def _seal(registry: Registry, label: str, key: BoxPublicKey) -> _Wanted:
+    parts = label.removeprefix(_SEAL).split("/")
+    if len(parts) != 2 or not all(parts):
+        raise EnrolmentError(f"{label}: a seal key is named seal/CLASS/CODE")
+    member = ClientId(registry.instance, parts[0], parts[1])
+    name = _standing(registry, member)
+    return _Wanted(label, Profile.SEAL, profiles.seal_subject(member, name), key, str(member))
+
+
+def _box_key(server: ServerId, label: str, key: BoxPublicKey, owner_name: str, address: str, internal_address: str) -> _Wanted:
+    holder = str(server)
+    match label:
+        case Profile.PEER:
+            subject = profiles.server_subject(server, owner_name, address)
+            return _Wanted(label, Profile.PEER, subject, key, holder, (address,))
+        case Profile.INTERNAL:
+            subject = profiles.server_subject(server, owner_name, internal_address)
+            return _Wanted(label, Profile.INTERNAL, subject, key, holder, (internal_address,))
+        case Profile.REPORT:
+            return _Wanted(label, Profile.REPORT, profiles.report_subject(server), key, holder)
+        case Profile.LOG:
+            return _Wanted(label, Profile.LOG, profiles.log_subject(server), key, holder)
+        case _:
+            raise EnrolmentError(f"{label}: no certificate is issued for this key", kind="enrolment.unknown_key")
+
+
+def _standing(registry: Registry, member: ClientId) -> str:
+    known = registry.member(member)
+    if known.suspended_us is not None:
+        raise EnrolmentError(f"{member} is suspended", kind="enrolment.suspended")
+    return known.name
+
+
+def _not_reused(registry: Registry, one: _Wanted, earlier: list[_Wanted]) -> None:
+    """A seal key in TLS, or one member's key at another's, would make one holder speak as the other."""
+    name = ca.key_sha256(one.key)
+    certified = ((known.profile, known.holder) for known in registry.certificates_of_key(name))
+    asked = ((other.profile, other.holder) for other in earlier if ca.key_sha256(other.key) == name)
+    if any(use != (one.profile, one.holder) for use in (*certified, *asked)):
+        raise profiles.CertificateRequestError(f"{one.label}: the key serves another purpose or holder", kind="request.key_reused")
+
+
+def _clients(registry: Registry, wanted: list[_Wanted], subsystems: Sequence[str] | None) -> tuple[ClientId, ...]:
+    members = [ClientId.parse(one.holder) for one in wanted if one.profile is Profile.SEAL]
+    registered = [client for member in members for client in registry.subsystems(member)]
+    if subsystems is None:
+        return tuple(registered)
+    unknown = set(subsystems) - {client.subsystem for client in registered}
+    if unknown:
+        raise EnrolmentError(f"not registered: {', '.join(sorted(unknown))}", kind="enrolment.unknown_subsystem")
+    return tuple(client for client in registered if client.subsystem in subsystems)
+
+
+def _decoded(label: str, encoded: str) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise EnrolmentError(f"{label}: not base64") from None
+
+
+def _base64(certificate: x509.Certificate) -> str:
+    return base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()

@@ -1,0 +1,71 @@
+"""Records for the log's tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+from appliance.messagelog.groups import Draft
+from appliance.messagelog.record import AuditEntry, MessageEntry, SignatureEntry
+
+HOUR_US = 3_600_000_000
+NOW_US = 1_750_000_000_000_000
+
+
+class StillClock:
+    """A clock that moves only when told."""
+
+    def __init__(self, now_us: int = NOW_US) -> None:
+        self.us, self.s = now_us, 1000.0
+
+    def now_us(self) -> int:
+        return self.us
+
+    def monotonic_s(self) -> float:
+        return self.s
+
+    def pass_s(self, seconds: float) -> None:
+        self.us += int(seconds * 1_000_000)
+        self.s += seconds
+
+
+def signature(name: str, size: int = 900) -> SignatureEntry:
+    document = (f"<signature of {name}>" * size)[:size].encode()
+    return SignatureEntry(hashlib.sha512(document).digest(), document, f"<result {name}/>".encode(), NOW_US, NOW_US)
+
+
+def message(
+    query_id: str, batch: SignatureEntry | None = None, *, body: int | None = None, size: int = 300, received: bool = True
+) -> Draft:
+    text = (f"message {query_id} " * size)[:size].encode()
+    entry = MessageEntry(
+        side="provider",
+        direction="request",
+        received=received,
+        stamp_first=received,
+        query_id=query_id,
+        request_id="r" + query_id,
+        client="QROO-TEST/GOB/1/client",
+        service="QROO-TEST/GOB/2/provider/list",
+        represented_party=None,
+        signature=0,
+        chain=b"<chain/>",
+        message=text,
+        body=None,
+        body_file=body is not None,
+        body_bytes=0,
+        body_digest=None,
+        ocsp_produced_at_us=NOW_US,
+        ends_us=NOW_US + 8 * HOUR_US,
+        replay_key=hashlib.sha512(text).digest() if received else None,
+    )
+    return Draft(entry, batch or signature(query_id), body)
+
+
+def audit(event: str) -> Draft:
+    return Draft(AuditEntry(event, "console", {"who": "operator"}), essential=True)
+
+
+def salts() -> Callable[[], bytes]:
+    return lambda: os.urandom(16)
