@@ -148,12 +148,12 @@ def container_of(content: RecordContent, body: bytes | None) -> bytes:
 # -- asking the recorder
 
 
-def _client(state: Path) -> BlockingClient:
-    return BlockingClient(channel_path(state, "recorder", CONSOLE))
-
-
 def _search(state: Path, wanted: ListRecords) -> list[RecordSummary]:
-    found: list[RecordSummary] = _client(state).call("list_records", wanted, list[RecordSummary])
+    client = BlockingClient(channel_path(state, "recorder", CONSOLE))
+    try:
+        found: list[RecordSummary] = client.call("list_records", wanted, list[RecordSummary])
+    finally:
+        client.close()
     return found
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from appliance.clock import SystemClock, iso, to_us
+from appliance.commands.verbs import printable
 from appliance.configuration_files import LoadedConfiguration, load_directory
 from appliance.errors import UnavailableError, UnverifiedError, XacbeError
 from appliance.model.identifiers import ClientId
@@ -50,6 +51,7 @@ from appliance.seal.report import FAILED, INVALID, NOT_REACHED, PASSED, SKIPPED,
 from appliance.seal.verify import MessageParts, verify_message
 from appliance.texts import text
 from appliance.trust import ocsp
+from appliance.trust.global_configuration import SharedParameters
 
 HELP = "wire.help"
 COARSE_BYTES, FINE_BYTES, FINE_UNTIL = 64 << 10, 16, 64 << 10
@@ -136,8 +138,8 @@ def _judge(judgement: Judgement, pieces: Iterable[bytes], configuration: LoadedC
     facts = parse_head(message.head.data) if message.head.kind != SOAP else read_header(message.head.data)
     sender = _sender(facts)
     judgement.step(PASSED, **_facts(facts))
-    _judge_ocsp(judgement, message)
     shared = configuration.shared.get(sender.instance) if configuration is not None else None
+    _judge_ocsp(judgement, message, shared, at_us)
     if shared is None:
         judgement.step(UNDECIDED, NO_CONFIGURATION, f"no global configuration of {sender.instance}")
         return
@@ -159,14 +161,14 @@ def _judge_fault(judgement: Judgement, fault: PeerFault) -> None:
     judgement.xroad_code = fault.code
 
 
-def _judge_ocsp(judgement: Judgement, message: SealedMessage) -> None:
-    """Only that they can be read: whose certificates they confirm is known from the TLS connection."""
+def _judge_ocsp(judgement: Judgement, message: SealedMessage, shared: SharedParameters | None, at_us: int) -> None:
+    """What came must be genuine. Whose certificate it confirms, and whether in time, a box judges with the TLS connection: shown here."""
     if not message.head.ocsp:
         # A provider refuses such a request with ssl_authentication_failed: that is no defect of the message itself.
-        judgement.step(SKIPPED, detail="" if message.head.kind != REST_REQUEST else "no OCSP response for the sender's TLS certificate")
+        judgement.step(SKIPPED, detail="no OCSP response for the sender's TLS certificate" if message.head.kind == REST_REQUEST else "")
         return
-    found = [ocsp.facts(response) for response in message.head.ocsp]
-    judgement.step(PASSED, this_update=iso(found[0].this_update_us), status=found[0].status)
+    found = [ocsp.facts(one) if shared is None else ocsp.check_genuine(one, shared, at_us) for one in message.head.ocsp]
+    judgement.step(SKIPPED if shared is None else PASSED, this_update=iso(found[0].this_update_us), status=found[0].status)
 
 
 def _read(judgement: Judgement, pieces: Iterable[bytes]) -> SealedMessage | FaultPart:
@@ -255,4 +257,4 @@ def _print(judgement: Judgement) -> None:
 
 def _line(line: str) -> None:
     """Prints a line in which a stranger's text cannot move the cursor or colour the terminal."""
-    print("".join(character if character.isprintable() else "?" for character in line).rstrip())
+    print(printable(line).rstrip())

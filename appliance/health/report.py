@@ -22,10 +22,10 @@ COUNTERS_MAX = 150
 """Per process: every error kind of the box fits."""
 PROCESSES_MAX = 32
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z0-9_]{1,40}){0,3}")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
+_WORD = re.compile(r"-?[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
 PROCESS_STATES = frozenset({"serving", "waiting", "silent"})
 TOKEN_STATES = frozenset({"ready", "locked", "absent", "pin_rejected", "pin_locked", "uninitialised"})
-FACTS = frozenset({"openssl", "token", "generation", "repaired_bytes", "foreign_servers", "pin_mode"})
+FACTS = frozenset({"clock", "clock_offset_ms", "connections", "exchanges_running", "generation", "keys", "log", "repaired_bytes", "token"})
 """Facts of announcements that may leave the box; their values must be one word."""
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance import durable
-from appliance.clock import to_us
 from appliance.errors import CorruptStateError, UnavailableError
+from appliance.model import certificates
 
 PER_KEY_MAX = 64
 """Certificates of one key: a yearly renewal for longer than any key lives."""
@@ -35,9 +34,8 @@ class CertificateStore:
         for file in sorted(directory.glob("*.der")):
             label, _, number = file.stem.rpartition(".")
             try:
-                certificate = x509.load_der_x509_certificate(file.read_bytes())
-                self._found.setdefault(unquote(label), {})[int(number)] = certificate
-            except ValueError as error:
+                self._found.setdefault(unquote(label), {})[int(number)] = certificates.read(file.read_bytes())
+            except (ValueError, certificates.CertificateMalformedError) as error:
                 raise CorruptStateError(f"{file}: {error}") from None
 
     def labels(self) -> list[str]:
@@ -46,7 +44,7 @@ class CertificateStore:
     def of(self, label: str, now_us: int) -> list[x509.Certificate]:
         """Every certificate of the key, the one in force first; empty where there is none."""
         newest_first = [certificate for _, certificate in sorted(self._found.get(label, {}).items(), reverse=True)]
-        return sorted(newest_first, key=lambda certificate: not _valid(certificate, now_us))
+        return sorted(newest_first, key=lambda certificate: not certificates.is_valid_at(certificate, now_us))
 
     def in_force(self, label: str, now_us: int) -> x509.Certificate:
         """Raises CertificateMissingError."""
@@ -60,7 +58,7 @@ class CertificateStore:
         mine = self._found.setdefault(label, {})
         before = [number for number, one in mine.items() if one == certificate]
         number = max(mine, default=0) + 1
-        durable.write_file(self._file(label, number), certificate.public_bytes(Encoding.DER))
+        durable.write_file(self._file(label, number), certificates.der(certificate))
         mine[number] = certificate
         oldest = sorted(mine)[: max(0, len(mine) - PER_KEY_MAX)]
         for superfluous in {*before, *oldest}:
@@ -79,7 +77,3 @@ class CertificateStore:
 
     def _file(self, label: str, number: int) -> Path:
         return self._directory / f"{quote(label, safe='')}.{number}.der"
-
-
-def _valid(certificate: x509.Certificate, now_us: int) -> bool:
-    return to_us(certificate.not_valid_before_utc) <= now_us <= to_us(certificate.not_valid_after_utc)

@@ -24,6 +24,7 @@ from appliance.errors import RefusedError
 from appliance.hsm import keyring
 from appliance.hsm.token import DIGEST_BYTES, MechanismMissingError, WrongSignatureError
 from appliance.hsm.wire import CHAIN, MESSAGE, SealRequest
+from appliance.model import certificates
 from appliance.seal import hash_chain, xades
 
 HANDSHAKE, SEAL, ACT = 0, 1, 2
@@ -191,12 +192,11 @@ def check_certificate(der: bytes, label: str, public_key: bytes) -> None:
     (4) the peer's TLS key: for authentication and not for seals.
     """
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        theirs = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        seals, authenticates = _roles(certificate)
-    except ValueError as error:
-        raise CertificateUnfitError(f"not a certificate: {error}") from None
-    if theirs != public_key:
+        certificate = certificates.read(der)
+    except certificates.CertificateMalformedError as error:
+        raise CertificateUnfitError(str(error)) from None
+    seals, authenticates = _roles(certificate)
+    if certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public_key:
         raise CertificateUnfitError(f"the certificate has another public key than {label}")
     use = keyring.use_of(label)
     if use == keyring.SEAL and (authenticates or not seals):

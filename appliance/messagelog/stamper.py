@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol, assert_never
 
 from appliance.clock import Clock
-from appliance.errors import XacbeError
+from appliance.errors import UnverifiedError, XacbeError
 from appliance.journal import event
 from appliance.messagelog import audit
 from appliance.messagelog.group_commit import GroupCommit
@@ -61,7 +62,7 @@ class TrustAgent(Protocol):
 
 
 def imprint_of(leaves: tuple[tuple[int, bytes], ...]) -> tuple[bytes, bytes]:
-    """(imprint, HashChainResult) of the batch form over two or more signatures (sheet 4.8)."""
+    """(imprint, HashChainResult) of the batch form over whole signature documents (sheet 4.8)."""
     result = Batch([[(SIGNATURES, digest)] for _, digest in leaves], STAMP_CHAIN).result
     return hashlib.sha512(result).digest(), result
 
@@ -221,7 +222,8 @@ class Stamper:
         leaves = request.leaves
         if len(leaves) == 1:
             sequence, digest = leaves[0]
-            return hashlib.sha512(xades.signature_value(await self._document(sequence, digest))).digest(), None
+            with suppress(UnverifiedError):  # what we cannot take apart is stamped as a batch of one: it must not hold others up
+                return hashlib.sha512(xades.signature_value(await self._document(sequence, digest))).digest(), None
         if len(leaves) <= LEAVES_INLINE_MAX:
             return imprint_of(leaves)
         return await self._loop.run_in_executor(None, imprint_of, leaves)

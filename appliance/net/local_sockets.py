@@ -190,6 +190,7 @@ class LocalServer:
     def __init__(self, owner: str, handlers: dict[str, Handler], *, expected_users: dict[str, int] | None = None) -> None:
         self._owner, self._handlers, self._users = owner, handlers, expected_users or {}
         self.counts: dict[str, int] = {}
+        self._served: set[_Served] = set()
         unknown = set(handlers) ^ set(topology.BY_NAME[owner].callers)
         if unknown:
             raise RuntimeError(f"{owner}: topology and handlers differ: {sorted(unknown)}")
@@ -197,9 +198,14 @@ class LocalServer:
     async def serve(self, listeners: dict[str, socket.socket]) -> None:
         """Accepts on every channel (`{caller: listening socket}`) until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for caller, listener in listeners.items():
-                listener.setblocking(False)
-                group.create_task(self._accept(caller, listener, group))
+            try:
+                for caller, listener in listeners.items():
+                    listener.setblocking(False)
+                    group.create_task(self._accept(caller, listener, group))
+                await asyncio.Event().wait()
+            finally:
+                for served in self._served:
+                    served.stop()  # a request that comes now could not become a task of the group any more
 
     async def _accept(self, caller: str, listener: socket.socket, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -209,7 +215,8 @@ class LocalServer:
             if uid not in (self._users.get(caller, uid), 0):
                 sock.close()
                 continue
-            _Served(sock, caller, self, group)
+            served = _Served(sock, caller, self, group, self._served.discard)
+            self._served.add(served)
 
     async def answer(self, caller: str, frame: Frame) -> bytes | tuple[bytes, int]:
         """The answer's frame, with its descriptor where there is one."""
@@ -232,13 +239,21 @@ class _Served:
     """One caller's connection at the server. Its tasks belong to the server's group; a lost caller cancels none of them: work that
     has begun (an append) ends, its answer goes nowhere."""
 
-    def __init__(self, sock: socket.socket, caller: str, server: LocalServer, group: asyncio.TaskGroup) -> None:
-        self._caller, self._server, self._group, self._in_flight = caller, server, group, 0
-        self._stream = _Stream(sock, self._request, lambda: None)
+    def __init__(
+        self, sock: socket.socket, caller: str, server: LocalServer, group: asyncio.TaskGroup, on_end: Callable[[_Served], None]
+    ) -> None:
+        self._caller, self._server, self._group, self._in_flight, self._stopped = caller, server, group, 0, False
+        self._stream = _Stream(sock, self._request, lambda: on_end(self))
+
+    def stop(self) -> None:
+        """Takes no further request; the caller learns it when the process is gone."""
+        self._stopped = True
 
     def _request(self, frame: Frame, descriptor: int | None) -> None:
         if descriptor is not None:
             os.close(descriptor)
+        if self._stopped:
+            return
         if frame.kind != REQUEST or self._in_flight >= IN_FLIGHT_MAX:
             raise frames.FrameError("not a request, or too many at once")
         self._in_flight += 1

@@ -8,6 +8,7 @@ LF and the CR before it. A nested multipart is the body of a part, read by a sec
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -154,6 +155,8 @@ class MultipartReader:
         """What stands behind a boundary: _CLOSING, _NOT_ONE, _UNDECIDED, or where the line feed of its line is (the first is 0 or more)."""
         if data.startswith(b"--", at):
             return _CLOSING
+        if data.startswith(b"\r\n", at):
+            return at + 1
         end = at
         while data[end : end + 1] in (b" ", b"\t"):
             end += 1
@@ -219,6 +222,7 @@ class MultipartReader:
 _CLOSING, _NOT_ONE, _UNDECIDED = -1, -2, -3
 
 
+@lru_cache(maxsize=64)  # every message has the same six blocks; each is at most part_header_bytes_max
 def parse_headers(raw: bytes) -> tuple[Header, ...]:
     """The headers of a part: `name:value` lines, any case, with or without a blank after the colon, folded lines joined.
 
@@ -241,6 +245,7 @@ def parse_headers(raw: bytes) -> tuple[Header, ...]:
     return tuple(headers)
 
 
+@lru_cache(maxsize=64)
 def media_type(value: bytes) -> str:
     """The type of a Content-Type without its parameters, in lower case; empty where it is not ASCII."""
     return value.partition(b";")[0].strip(b" \t").decode("ascii", "replace").lower()

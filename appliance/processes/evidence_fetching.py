@@ -35,7 +35,7 @@ from appliance.trust.ocsp import OcspFacts, OcspRevokedError, OcspStaleError
 from appliance.trust.wire import Evidence, OwnEvidence
 
 LOOK_INTERVAL_S = 2.0
-"""How soon a new certificate or a new configuration is noticed."""
+"""How soon a new certificate is noticed; a new configuration wakes at once."""
 SIGNER_CALL_S_MAX = 5.0
 CERTIFICATES_MAX = 64
 """Own certificates and the intermediate CAs above them; more than any shared box has."""
@@ -100,12 +100,13 @@ class EvidenceKeeper:
     async def run(self) -> None:
         """Looks for new certificates and due responses, for ever."""
         while True:
+            seen = self._configuration.generation.value
             await self._look()
             try:
                 await self._refresh(self._configuration.shared())
             except UnavailableError:
                 pass  # no configuration in force: the keeper of the configuration says so
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await self._configuration.generation.other_than(seen, LOOK_INTERVAL_S)
 
     async def _look(self) -> None:
         """Asks the signer for our certificates; without an answer the last ones stay."""

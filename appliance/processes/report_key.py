@@ -1,6 +1,6 @@
 """The reporter's certificate and key for the broker: the certificate from the signer's list, the key stays in the token.
 
-The handshake's signature is asked from the signer; no certificate is parsed here (this process imports no cryptography).
+The handshake's signature is asked from the signer: this process holds no private key.
 """
 
 from __future__ import annotations

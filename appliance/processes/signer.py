@@ -43,6 +43,7 @@ from appliance.hsm.wire import (
     TokenStatus,
 )
 from appliance.journal import event, start_journal
+from appliance.model import certificates
 from appliance.net.local_sockets import Handler, LocalServer, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.running import run, until_stopped
@@ -74,9 +75,9 @@ class Signer:
     """One token, its keys and who may use them. Made inside a running loop."""
 
     def __init__(
-        self, state: Path, settings: SignerSettings, held: Token, certificates: CertificateStore, clock: Clock, log: logging.Logger
+        self, state: Path, settings: SignerSettings, held: Token, store: CertificateStore, clock: Clock, log: logging.Logger
     ) -> None:
-        self._state, self._settings, self._token, self._certificates = state, settings, held, certificates
+        self._state, self._settings, self._token, self._certificates = state, settings, held, store
         self._clock, self._log = clock, log
         self._thread = TokenThread(settings.queue_max, clock)
         self._audit = AuditTrail(state, "signer")
@@ -149,7 +150,7 @@ class Signer:
         label = keyring.seal_label(request.member)
         keyring.check_seal(caller, label)
         key, now_us = self._usable(label), self._clock.now_us()
-        certificate = self._certificates.in_force(label, now_us).public_bytes(Encoding.DER)
+        certificate = certificates.der(self._certificates.in_force(label, now_us))
         prepared = service.prepare_seal(request, certificate, key.algorithm, now_us)
         digest = hashlib.sha512(prepared.to_sign).digest()
         signature = await self._signature(key, digest, "sha512", SEAL)
@@ -205,11 +206,11 @@ class Signer:
         return [self._record(label) for label in sorted({*self._keys, *self._certificates.labels()})]
 
     def _record(self, label: str) -> KeyRecord:
-        certificates = self._certificates.of(label, self._clock.now_us())
+        found = self._certificates.of(label, self._clock.now_us())
         key = self._keys.get(label)
-        public_key = key.public_key if key else _public_key(certificates[0])
-        ders = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
-        algorithm = key.algorithm if key else service.algorithm_of(certificates[0])
+        public_key = key.public_key if key else _public_key(found[0])
+        ders = [certificates.der(certificate) for certificate in found]
+        algorithm = key.algorithm if key else service.algorithm_of(found[0])
         return KeyRecord(label, keyring.use_of(label), algorithm, public_key, ders, self._uses[label])
 
     async def _token_status(self, caller: str, payload: bytes) -> TokenStatus:
@@ -253,7 +254,7 @@ class Signer:
         keyring.use_of(request.label)
         key = self._usable(request.label)
         service.check_certificate(request.certificate, request.label, key.public_key)
-        certificate = x509.load_der_x509_certificate(request.certificate)
+        certificate = certificates.read(request.certificate)
         fingerprint = hashlib.sha256(request.certificate).hexdigest()
         facts = {"by": caller, "label": request.label, "certificate_sha256": fingerprint}
         await self._audit.require("key.certificate_import_asked", facts)

@@ -208,7 +208,8 @@ class Supervisor:
             self._state = following
 
     def _facts(self) -> Facts:
-        statuses = self._heard.statuses(self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        statuses = self._heard.statuses(now_s)
         return Facts(
             now_us=self._clock.now_us(),
             enrolled=self._store.enrolled,
@@ -220,6 +221,7 @@ class Supervisor:
             silent_processes=tuple(one.process for one in statuses if one.state == "silent" and one.process != "supervisor"),
             waiting_processes=tuple(one.process for one in statuses if one.state == "waiting"),
             log_full=self._log_status is not None and self._log_status.state == "full",
+            clock=(self._heard.facts_of("trust_agent", now_s) or {}).get("clock", ""),
             local_fell_back=self._store.fell_back,
         )
 

@@ -11,6 +11,8 @@ import binascii
 import re
 from base64 import b64decode
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -34,7 +36,7 @@ _DS = "{http://www.w3.org/2000/09/xmldsig#}"
 _XADES = "{http://uri.etsi.org/01903/v1.3.2#}"
 _PREFIXES = {_DS: "ds", _XADES: "xades", "{http://uri.etsi.org/01903/v1.4.1#}": "xades141"}
 _ROOT = re.compile(r"\{http://uri\.etsi\.org/02918/v1\.[12]\.1#\}XAdESSignatures")
-_ID_ATTRIBUTES = ("Id", "ID", "id", "{http://www.w3.org/XML/1998/namespace}id")
+_ALL_IDS = etree.XPath("//@Id | //@ID | //@id | //@xml:id", smart_strings=False)
 _PROPERTIES_TYPE = "http://uri.etsi.org/01903#SignedProperties"
 _CANONICAL = {
     "http://www.w3.org/TR/2001/REC-xml-c14n-20010315": False,
@@ -222,17 +224,14 @@ def _signature_element(root: etree._Element) -> etree._Element:
 
 def _check_ids(root: etree._Element) -> None:
     """No Id stands twice: a reference then means one element for every reader."""
-    seen: set[str] = set()
-    for element in root.iter():
-        for value in filter(None, map(element.get, _ID_ATTRIBUTES)):
-            if value in seen:
-                raise SignatureMalformedError("an Id stands twice")
-            seen.add(value)
+    found = cast("list[str]", _ALL_IDS(root))
+    if len(set(found)) != len(found):
+        raise SignatureMalformedError("an Id stands twice")
 
 
 def _check_structure(element: etree._Element) -> None:
     pattern = _STRUCTURE.get(_name(element))
-    if pattern and not pattern.fullmatch("".join([_name(child) + " " for child in element])):
+    if pattern and not pattern.fullmatch("".join([_short_name(child.tag) + " " for child in element])):
         raise SignatureMalformedError(f"unexpected children in {_name(element)}")
 
 
@@ -281,7 +280,12 @@ def _all(element: etree._Element, name: str) -> list[etree._Element]:
 
 
 def _name(element: etree._Element) -> str:
-    namespace, brace, local = element.tag.rpartition("}")
+    return _short_name(element.tag)
+
+
+@lru_cache(maxsize=512)
+def _short_name(tag: str) -> str:
+    namespace, brace, local = tag.rpartition("}")
     return f"{_PREFIXES.get(namespace + brace, '?')}:{local}"
 
 

@@ -13,7 +13,8 @@ attachment with digests that we computed ourselves. Steps:
 
 Left to the caller: replay, access rights, the time stamp and the eight-hour rule (the recorder's answer).
 
-Messages of one batch share one signature: steps 0 to 4 are done once for each distinct document, steps 5 and 6 for each message.
+Messages of one batch share one signature: steps 0 to 4 are done once for each distinct document, steps 5 and 6 for each message. Of a new
+document by a known signer (same certificate, same confirmation, same global configuration) only steps 0 and 2 are done.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cryptography import x509
 
@@ -48,8 +50,13 @@ __all__ = [
     "verify_message",
 ]
 
+
 SIGNATURES_KEPT_MAX = 256
 """Messages of one batch arrive within seconds of each other; 256 documents of 10 KB are 3 MB."""
+
+
+_Key = TypeVar("_Key")
+_Entry = TypeVar("_Entry")
 
 
 class ChainMissingError(UnverifiedError):
@@ -92,43 +99,73 @@ class SealFacts:
     signature_digest: bytes
 
 
-@dataclass(slots=True)
-class _Verified:
-    """One signature document, steps 0 to 4 done for one member under one global configuration."""
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """Steps 1, 3 and 4 for one certificate with its confirmations, for one member under one global configuration."""
 
-    signature: Signature
-    facts: SealFacts
+    certificate: x509.Certificate
+    member: ClientId
+    ocsp: OcspFacts
     shared: SharedParameters
     from_us: int
     until_us: int
+
+    def holds(self, sender: ClientId, shared: SharedParameters, at_us: int) -> bool:
+        """Whether everything that it depends on is still the same."""
+        return self.shared is shared and self.from_us <= at_us <= self.until_us and self.member == sender.member
+
+
+@dataclass(slots=True)
+class _Verified:
+    """One signature document, steps 0 to 4 done."""
+
+    signature: Signature
+    signer: _Signer
+    facts: SealFacts
     chain_result: tuple[bytes, ChainResult] | None = None
 
 
 class SignatureCache:
-    """Signature documents that held, the most recently used ones. Only verified ones enter: a flood of bad ones empties nothing."""
+    """What held, most recently used last: signature documents, and certificates with their confirmations, which a member uses for hours.
+
+    Only what was verified enters: a flood of bad signatures empties nothing.
+    """
 
     def __init__(self, entries_max: int = SIGNATURES_KEPT_MAX) -> None:
-        self._entries: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._documents: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._signers: OrderedDict[tuple[bytes, tuple[bytes, ...]], _Signer] = OrderedDict()
         self._entries_max = entries_max
 
-    def get(self, digest: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> _Verified | None:
-        """The entry, where everything that it depends on is still the same."""
-        entry = self._entries.get(digest)
-        if entry is None or entry.shared is not shared or not entry.from_us <= at_us <= entry.until_us:
-            return None
-        if entry.facts.member != sender.member:
-            return None
-        self._entries.move_to_end(digest)
+    def verified(self, document: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> _Verified:
+        """The document, verified now or before. Raises a leaf of UnverifiedError."""
+        digest = sha512(document)
+        entry = self._documents.get(digest)
+        if entry is None or not entry.signer.holds(sender, shared, at_us):
+            entry = self._verify(digest, document, sender, shared, at_us)
+        _keep(self._documents, digest, entry, self._entries_max)
         return entry
 
-    def put(self, digest: bytes, entry: _Verified) -> None:
-        self._entries[digest] = entry
-        self._entries.move_to_end(digest)
-        if len(self._entries) > self._entries_max:
-            self._entries.popitem(last=False)
+    def _verify(self, digest: bytes, document: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> _Verified:
+        signature = parse(document)  # (0)
+        if MESSAGE not in signature.references and CHAIN_RESULT not in signature.references:
+            raise SignatureMalformedError("the signature covers neither the message nor a hash chain result")
+        key = (signature.certificate, signature.ocsp_responses)
+        signer = self._signers.get(key)
+        if signer is None or not signer.holds(sender, shared, at_us):
+            signer = _check_signer(signature, sender, shared, at_us)  # (1) (3) (4)
+        check_value(signature, signer.certificate)  # (2)
+        _keep(self._signers, key, signer, self._entries_max)
+        return _Verified(signature, signer, SealFacts(signer.certificate, signer.member, signer.ocsp, digest))
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._documents)
+
+
+def _keep(entries: OrderedDict[_Key, _Entry], key: _Key, entry: _Entry, entries_max: int) -> None:
+    entries[key] = entry
+    entries.move_to_end(key)
+    if len(entries) > entries_max:
+        entries.popitem(last=False)
 
 
 _CACHE = SignatureCache()
@@ -149,11 +186,7 @@ def verify_message(
     `shared`: the configuration of the sender's instance. A new object (the next global configuration) makes every signature be
     verified anew.
     """
-    digest = sha512(signature)
-    verified = cache.get(digest, sender, shared, at_us)
-    if verified is None:
-        verified = _verify_signature(digest, signature, sender, shared, at_us)
-        cache.put(digest, verified)
+    verified = cache.verified(signature, sender, shared, at_us)
     references = verified.signature.references
     inputs = parts.named()
     if CHAIN_RESULT in references:
@@ -168,19 +201,15 @@ def verify_message(
     return verified.facts
 
 
-def _verify_signature(digest: bytes, document: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> _Verified:
-    signature = parse(document)  # (0)
-    if MESSAGE not in signature.references and CHAIN_RESULT not in signature.references:
-        raise SignatureMalformedError("the signature covers neither the message nor a hash chain result")
-    certificate = signing_certificate(signature)  # (1)
+def _check_signer(signature: Signature, sender: ClientId, shared: SharedParameters, at_us: int) -> _Signer:
+    certificate = signing_certificate(signature)
     member = check_member(certificate, sender, shared)
-    check_value(signature, certificate)  # (2)
-    issuer = check_certificate_path(certificate, shared, at_us)  # (3)
-    ocsp = check_status(signature, certificate, issuer, shared, at_us)  # (4)
+    issuer = check_certificate_path(certificate, shared, at_us)
+    ocsp = check_status(signature, certificate, issuer, shared, at_us)
     ends = [to_us(certificate.not_valid_after_utc), ocsp.this_update_us + shared.ocsp_freshness_s * 1_000_000]
     if ocsp.next_update_us is not None:
         ends.append(ocsp.next_update_us)
-    return _Verified(signature, SealFacts(certificate, member, ocsp, digest), shared, at_us, min(ends))
+    return _Signer(certificate, member, ocsp, shared, at_us, min(ends))
 
 
 def _signed_result(verified: _Verified, chain_result: bytes) -> ChainResult:

@@ -62,6 +62,8 @@ class Facts:
     silent_processes: tuple[str, ...] = ()
     waiting_processes: tuple[str, ...] = ()
     log_full: bool = False
+    clock: str = ""
+    """Our clock against signed time: `ok`, `warning` (> 60 s), `stop` (> 5 min, T40); empty: nothing to compare with yet."""
     local_fell_back: bool = False
     suspended: bool = False
     terminated: bool = False
@@ -88,6 +90,8 @@ ADVICE = (
     "advice.configuration_expired",
     "advice.evidence_missing",
     "advice.evidence_ended",
+    "advice.clock_stopped",
+    "advice.clock_off",
     "advice.centre_silent",
     "advice.process_silent",
     "advice.process_waiting",
@@ -103,6 +107,7 @@ def derive(facts: Facts) -> tuple[BoxState, list[str]]:
     unprovisioned = state is BoxState.UNPROVISIONED
     extra = {
         "advice.log_full": facts.log_full,
+        "advice.clock_off": facts.clock == "warning",
         "advice.centre_silent": bool(facts.silent_services) and not unprovisioned,
         "advice.process_silent": bool(facts.silent_processes),
         "advice.process_waiting": bool(facts.waiting_processes) and not unprovisioned,
@@ -134,7 +139,8 @@ def _state(facts: Facts, advice: list[str]) -> BoxState:
 
 
 def _sealing_obstacles(facts: Facts) -> list[str]:
-    """What forbids new seals: a full log, no valid configuration, no OCSP response that a stamp could still stand beside (IV.3.V)."""
+    """What forbids new seals: a full log, no valid configuration, no OCSP response that a stamp could still stand beside (IV.3.V), a clock
+    that cannot be right."""
     found = ["advice.log_full"] if facts.log_full else []
     for ends, missing, ended in (
         (facts.configuration_expires_us, "advice.configuration_missing", "advice.configuration_expired"),
@@ -144,7 +150,7 @@ def _sealing_obstacles(facts: Facts) -> list[str]:
             found.append(missing)
         elif ends <= facts.now_us:
             found.append(ended)
-    return found
+    return found + ["advice.clock_stopped"] * (facts.clock == "stop")
 
 
 def steps(current: BoxState, wanted: BoxState) -> list[BoxState]:

@@ -14,6 +14,8 @@ SILENT_AFTER_US = 90 * 1_000_000
 """A failure this long after the last success: one missed fetch of the configuration (every 60 s) is not silence yet."""
 FRESHNESS_S = autonomy.EVIDENCE_GAP_MAX_US // 1_000_000
 _KIND = re.compile(r"[A-Za-z_]*")
+_FOREIGN = "configuration "
+"""Begins the name of another instance's configuration: its silence is not ours."""
 
 
 def sealing_ends_at_us(trust: TrustStatus | None) -> int | None:
@@ -29,7 +31,8 @@ def silent_services(trust: TrustStatus | None) -> tuple[str, ...]:
     """The kinds of trust service (first word of the name: configuration, ocsp, tsa) of which no address answers any more."""
     kinds: dict[str, list[ServiceHealth]] = {}
     for service in trust.services if trust is not None else ():
-        kinds.setdefault(_kind(service.name), []).append(service)
+        if not service.name.startswith(_FOREIGN):
+            kinds.setdefault(_kind(service.name), []).append(service)
     return tuple(sorted(kind for kind, services in kinds.items() if all(map(_is_silent, services))))
 
 

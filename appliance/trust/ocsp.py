@@ -159,6 +159,21 @@ def check_response(
     return found
 
 
+def check_genuine(der: bytes, shared: SharedParameters, at_us: int) -> OcspFacts:
+    """What a responder of an approved CA signed, about whatever certificate: freshness and status are the caller's to judge.
+
+    For captured messages, where the certificate is not at hand: the CA is found by the CertID inside. Raises OcspMalformedError,
+    OcspMismatchError (no approved CA is meant), OcspUntrustedError.
+    """
+    response = _read(der)
+    for ca in shared.cas:
+        name = hashlib.sha1(ca.subject, usedforsecurity=False).digest()
+        if response.singles[0].certificate_id[:3] == ("sha1", name, _key_hash(ca.certificate)):
+            _check_responder(response, ca, shared, at_us)
+            return response.singles[0].facts
+    raise OcspMismatchError("the OCSP response is about a certificate of no approved CA")
+
+
 def certificate_id(certificate: x509.Certificate, issuer: CaCertificate) -> tuple[str, bytes, bytes, int]:
     """The CertID that stands for a certificate: digest name, SHA-1 of issuer name and issuer key, serial number."""
     name = hashlib.sha1(certificate.issuer.public_bytes(), usedforsecurity=False).digest()

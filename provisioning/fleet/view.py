@@ -1,7 +1,7 @@
 """What CEIQROO knows of every box, out of the Sparkplug messages that it hears.
 
-Pure: messages and moments in, boxes and rebirth requests out. A box that nobody has heard being born, or whose sequence has a gap, is asked to
-tell everything again. Nothing that arrives is trusted to be small or well formed.
+Pure: messages and moments in, boxes and rebirth requests out. A box that nobody has heard being born, or whose sequence has a gap, is
+asked to tell everything again. Nothing that arrives is trusted to be small or well formed.
 """
 
 from __future__ import annotations

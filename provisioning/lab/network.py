@@ -315,14 +315,15 @@ def _system_certificate(box: Box, certificate: Path, key: Path) -> None:
 
 
 def _start_keeper(directory: Path) -> None:
-    log = (directory / "keeper.log").open("ab")
-    subprocess.Popen(
-        [sys.executable, "-I", "-m", "provisioning.lab.keeper", str(directory)],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    with (directory / "keeper.log").open("ab") as log:
+        started = subprocess.Popen(
+            [sys.executable, "-I", "-m", "provisioning.lab.keeper", str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    started.returncode = 0  # it outlives us: nobody here waits for it
     deadline = time.monotonic() + 10
     while keeper.ask(directory, "status") is None:
         if time.monotonic() > deadline:

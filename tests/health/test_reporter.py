@@ -111,7 +111,9 @@ def test_the_box_obeys_rebirth_and_nothing_else(host: Host, reporter: RunningPro
 
 @pytest.mark.rule("IV.1.VIII")
 @pytest.mark.case("T41")
-def test_what_happens_while_the_broker_is_away_is_told_afterwards(broker: Broker, authority: TestAuthority, reporter: RunningProcess) -> None:
+def test_what_happens_while_the_broker_is_away_is_told_afterwards(
+    broker: Broker, authority: TestAuthority, reporter: RunningProcess
+) -> None:
     first = Host(broker, authority)
     until(lambda: first.of("NBIRTH"))
     broker.stop()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from appliance.clock import to_us
 from appliance.commands import main
+from appliance.commands.wire import judge
+from appliance.configuration_files import load_directory
 from appliance.net.transport_parts import BodyData, SealedMessage
 from appliance.net.transport_protocol import TransportReader, whole_message
 from tests.vectors import VECTORS, needs_vectors
@@ -174,3 +178,18 @@ def test_what_x_road_wrote_we_write_byte_for_byte(name: str) -> None:
 
     # The samples that were built in Python leave out the blank that X-Road writes after the colon.
     assert again == re.sub(rb"\r\ncontent-type:(?! )", b"\r\ncontent-type: ", data)
+
+
+@pytest.mark.case("T04")
+def test_no_changed_byte_of_framing_head_body_or_result_is_believed() -> None:
+    data = (VECTORS / "generated/wire-by-python/w-rest-req-body.bin").read_bytes()
+    configuration = load_directory(VECTORS / "generated/conf-LAB")
+    start, end = data.index(b"content-type:application/x-road-rest-request"), data.index(b"content-type:application/hash-chain\r\n")
+    at_us = to_us(datetime.fromisoformat(AT))
+    assert judge([data], configuration, at_us).verdict == "valid"
+
+    believed = [
+        at for at in range(start, end) if judge([data[:at], bytes([data[at] ^ 1]), data[at + 1 :]], configuration, at_us).verdict == "valid"
+    ]
+
+    assert believed == []

@@ -17,6 +17,7 @@ from appliance import topology
 from appliance.net import local_sockets
 from appliance.net.local_sockets import BlockingClient, channel_path
 
+
 def make_box(state: Path, **sections: str) -> Path:
     """A state directory with settings; extra keys by section: `reporter='broker_port = 1'`."""
     lines = ["[box]", 'instance = "QROO-TEST"', 'member_class = "MUN"', 'member_code = "BENITO-JUAREZ"', 'server_code = "SS1"']
@@ -53,7 +54,10 @@ class RunningProcess:
 
     def _start(self) -> None:
         names = ":".join(f"channel.{caller}" for caller in self.listeners)
-        environment = os.environ | {"LISTEN_FDS": str(len(self.listeners)), "LISTEN_FDNAMES": names}
+        environment = os.environ | {  # noqa: TID251  what the parent passes on
+            "LISTEN_FDS": str(len(self.listeners)),
+            "LISTEN_FDNAMES": names,
+        }
         wanted = [listener.fileno() for listener in self.listeners.values()]
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(

@@ -132,7 +132,7 @@ class Statement:
     status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD
     this_update: datetime = NOW
     next_update: datetime | None = NOW + timedelta(hours=9)
-    digest: hashes.HashAlgorithm = field(default_factory=hashes.SHA1)  # noqa: S303  CertIDs are SHA-1
+    digest: hashes.HashAlgorithm = field(default_factory=hashes.SHA1)
 
 
 def ocsp_response(
@@ -253,7 +253,7 @@ def tst_info(stamp: Stamp) -> tsp.TSTInfo:
 
 
 def _signer_info(signer: Holder, stamp: Stamp, content: bytes) -> cms.SignerInfo:
-    digest = {"sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha512": hashes.SHA512}[stamp.digest]()  # noqa: S303  the wrong one
+    digest = {"sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha512": hashes.SHA512}[stamp.digest]()
     attributes = _attributes(signer, stamp, hashlib.new(stamp.digest, content).digest())
     family = "rsa" if isinstance(signer.key, rsa.RSAPrivateKey) else "ecdsa"
     certificate = asn1_x509.Certificate.load(signer.der)

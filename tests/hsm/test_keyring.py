@@ -1,0 +1,41 @@
+"""Which process may use which key for what."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance import topology
+from appliance.hsm import keyring
+from appliance.hsm.keyring import KeyNotGrantedError, LabelError
+
+EVERY = (*topology.BY_NAME, topology.CONSOLE)
+LABELS = ("seal/MUN/TULUM", "tls-peer", "tls-internal", "tls-report", "log")
+
+
+def granted(check: object) -> set[tuple[str, str]]:
+    found = set()
+    for caller in EVERY:
+        for label in LABELS:
+            try:
+                check(caller, label)  # type: ignore[operator]  # either of the two checks
+                found.add((caller, label))
+            except KeyNotGrantedError:
+                continue
+    return found
+
+
+def test_only_the_relay_makes_seals_and_only_with_seal_keys() -> None:
+    assert granted(keyring.check_seal) == {("relay", "seal/MUN/TULUM")}
+
+
+def test_handshakes_are_signed_with_the_callers_own_tls_keys() -> None:
+    assert granted(keyring.check_handshake) == {("relay", "tls-peer"), ("relay", "tls-internal"), ("reporter", "tls-report")}
+
+
+def test_keys_that_the_plan_does_not_have_have_no_use() -> None:
+    assert [keyring.use_of(label) for label in LABELS] == ["seal", "tls", "tls", "tls", "log"]
+    for label in ("", "seal/", "seal/MUN", "seal/MUN/", "seal/MUN/A/B", "seal/MUN/A\n", "tls", "TLS-PEER", "seal/M\0/A"):
+        with pytest.raises(LabelError):
+            keyring.use_of(label)
+    with pytest.raises(LabelError):
+        keyring.seal_label("tls-peer")

@@ -1,0 +1,143 @@
+"""A real recorder over a directory, with sealed messages of a real authority and a trust agent that gives real tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.errors import UnavailableError
+from appliance.messagelog.recorder import Recorder
+from appliance.messagelog.stamping import WriteUnconfirmed
+from appliance.messagelog.wire import Append, Appended, ListRecords, ReadRecord, RecordContent, RecordSummary, Seal
+from appliance.net.local_sockets import Reply
+from appliance.settings import RecorderSettings
+from appliance.trust.timestamps import build_request, check_imprint, token_of_response
+from appliance.trust.wire import StampReply, StampRequest
+from provisioning.authority import tsa
+from tests.messagelog.drafts import StillClock
+from tests.seal.workshop import NOON_US, Workshop, parts_of
+
+SETTINGS = RecorderSettings(segment_bytes_max=1 << 20, reserve_bytes=1 << 20)
+HEAD = (
+    "POST\r\n/r1/QROO-TEST/GOV/2002/geoportal/incidents\r\nContent-Type:application/json\r\n"
+    "X-Road-Client:QROO-TEST/GOV/1001/solomon\r\nx-road-request-id:11111111-2222-3333-4444-555555555555\r\nx-road-id:{id}\r\n"
+)
+
+
+class Authority:
+    """The trust agent as the recorder sees it: real RFC 3161 tokens, or silence."""
+
+    def __init__(self, workshop: Workshop, clock: StillClock) -> None:
+        self.workshop, self.clock = workshop, clock
+        self.silent = False
+        self.imprints: list[bytes] = []
+        self.delay_s = 0.0
+
+    async def call(self, operation: str, request: Any, answer: type[StampReply], timeout_s: float) -> StampReply:
+        assert operation == "stamp"
+        assert isinstance(request, StampRequest)
+        await asyncio.sleep(self.delay_s)
+        if self.silent:
+            raise UnavailableError("no authority answers", kind="tsa.unreachable")
+        self.imprints.append(request.imprint)
+        workshop = self.workshop
+        given = tsa.answer(
+            build_request(request.imprint), tsa.StampingKey(workshop.tsa, workshop.tsa_key), self.clock.now_us(), len(self.imprints)
+        )
+        token = token_of_response(given, request.imprint, workshop.shared.tsas)
+        facts = check_imprint(token, request.imprint, workshop.shared.tsas)
+        return StampReply(token, facts.gen_time_us, facts.accuracy_us, facts.authority)
+
+
+class LogBox:
+    """Opens and closes recorders over one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(exist_ok=True)
+        self.workshop = Workshop()
+        self.clock = StillClock(NOON_US)
+        self.authority = Authority(self.workshop, self.clock)
+        self.unconfirmed: list[WriteUnconfirmed] = []
+        self.stopped: list[BaseException] = []
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[Recorder]:
+        recorder = Recorder(
+            self.root,
+            SETTINGS,
+            self.clock,
+            self.authority,
+            logging.getLogger("recorder"),
+            self.stopped.append,
+            self.unconfirmed.append,
+        )
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(recorder.run())
+            try:
+                yield recorder
+            finally:
+                task.cancel()
+        await recorder.close()
+
+    def appends(self, ids: Sequence[str], *, received: bool = True, body: bytes | None = None, direction: str = "request") -> list[Append]:
+        """Messages under one signature."""
+        heads = [HEAD.format(id=each).encode() for each in ids]
+        attachments = [] if body is None else [body]
+        leaves = [parts_of(head, attachments) for head in heads]
+        seals = self.workshop.sealed(leaves, self.clock.now_us())
+        return [
+            Append(
+                side="provider" if received else "client",
+                direction=direction,
+                received=received,
+                query_id=each,
+                request_id="11111111-2222-3333-4444-555555555555",
+                client="QROO-TEST/GOV/1001/solomon",
+                service="QROO-TEST/GOV/2002/geoportal/incidents",
+                represented_party=None,
+                message=head,
+                body=body,
+                body_file=None,
+                body_bytes=len(body or b""),
+                body_digest=leaf[1][1] if body is not None else None,
+                seal=Seal(seal.signature, seal.chain_result, seal.chain, self.clock.now_us(), self.clock.now_us()),
+                stamp_first=received,
+            )
+            for each, head, seal, leaf in zip(ids, heads, seals, leaves, strict=True)
+        ]
+
+
+async def append(recorder: Recorder, request: Append) -> Appended:
+    return await recorder.append("relay", msgspec.msgpack.encode(request))
+
+
+async def append_all(recorder: Recorder, requests: Sequence[Append]) -> list[Appended]:
+    return list(await asyncio.gather(*(append(recorder, request) for request in requests)))
+
+
+async def listed(recorder: Recorder, wanted: ListRecords | None = None) -> list[RecordSummary]:
+    return await recorder.list_records("console", msgspec.msgpack.encode(wanted or ListRecords(limit=1000)))
+
+
+async def read(recorder: Recorder, sequence: int, reason: str = "a court asks") -> tuple[RecordContent, bytes]:
+    """The content, and what its descriptor holds."""
+    reply = await recorder.read_record("console", msgspec.msgpack.encode(ReadRecord(sequence, reason)))
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.value, RecordContent)
+    with os.fdopen(reply.descriptor, "rb") as file:
+        return reply.value, file.read()
+
+
+async def until_stamped(recorder: Recorder) -> None:
+    async with asyncio.timeout(10):
+        while recorder.stamper.stamps.waiting or recorder.stamper.last_stamp_us is None:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)  # the STAMP record itself
