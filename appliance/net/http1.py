@@ -4,8 +4,8 @@ Pure. llhttp (httptools) takes a complete head apart, one fresh parser a head (1
 (T03). Where a body ends is decided here and in `appliance.net.chunks`, so that nothing behind the body is ever taken for part of it.
 Targets, header names and values stay the received bytes, in the received order: they are signed.
 
-Invariant of the readers: any cut of the same bytes gives the same events (pieces of a body joined); arbitrary bytes give events or one of
-MalformedError, OversizedError. A reader stops at the end of each message until `next_message` is called: the rest waits unparsed.
+Invariant of the readers: any cut of the same bytes gives the same events (pieces of a body joined), or the same error in the same message;
+arbitrary bytes give events or one of MalformedError, OversizedError. A reader stops at the end of each message until `next_message` is called: the rest waits unparsed.
 """
 
 from __future__ import annotations

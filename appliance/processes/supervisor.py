@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance import topology
+from appliance import durable, topology
 from appliance.access.local_configuration import Change, LocalConfigurationStore
 from appliance.clock import Clock, SystemClock
 from appliance.errors import UnavailableError, XacbeError
@@ -49,6 +50,8 @@ LOOK_INTERVAL_S = 2.0
 LOOK_S_MAX = 2.0
 AUDIT_S_MAX = 5.0
 NEWS_S_MAX = 60.0
+ISSUER_FILES = ("issuers.pem", "broker-ca.pem")
+"""Written at enrolment: CEIQROO's issuing authorities vouch for the box's own certificates and for the broker's."""
 INCIDENTS_MAX = 100
 """Changes of state that wait for the reporter; the oldest is dropped: the newest says what is."""
 TOLD_STATES = frozenset({BoxState.SEALING_STOPPED, BoxState.HELD, BoxState.LOCKED, BoxState.AUTONOMOUS})
@@ -66,7 +69,7 @@ class Supervisor:
     """One box. Invariant: what `local_configuration` answers is on the disk."""
 
     def __init__(self, state: Path, box: BoxSettings, settings: SupervisorSettings, clock: Clock, log: logging.Logger) -> None:
-        self._run, self._clock, self._log = state / "run", clock, log
+        self._run, self._box, self._clock, self._log = state / "run", state / "box", clock, log
         self._server_id = "/".join((box.instance, box.member_class, box.member_code, box.server_code))
         self._store = LocalConfigurationStore(state / "box", box.instance)
         self._heard = Announcements(tuple(topology.BY_NAME), settings.announcement_s_max, clock.monotonic_s())
@@ -156,6 +159,9 @@ class Supervisor:
     async def _change_enrolment(self, caller: str, payload: bytes) -> None:
         asked = msgspec.msgpack.decode(payload, type=ChangeEnrolment)
         await self._change(caller, lambda: self._store.plan_enrolment(asked.enrolled))
+        pem = "".join(ssl.DER_cert_to_PEM_cert(issuer) for issuer in asked.issuers).encode()
+        for name in ISSUER_FILES if pem else ():
+            durable.write_file(self._box / name, pem, 0o644)
 
     async def _change(self, caller: str, plan: Callable[[], Change]) -> None:
         async with self._changing:  # a plan holds for the generation that it was made on

@@ -294,7 +294,7 @@ def _file_digest(file: File, digest: Digest, transforms: tuple[str, ...]) -> byt
             raise ChainMalformedError(f"transform {transform!r}")
         try:
             root = parse_xml(data, bytes_max=CHAIN_BYTES_MAX)
-        except XmlRefusedError as error:
+            data = etree.tostring(root.getroottree(), method="c14n", exclusive=_CANONICAL[transform], with_comments=False)
+        except (XmlRefusedError, etree.C14NError) as error:
             raise ChainMalformedError(str(error)) from None
-        data = etree.tostring(root.getroottree(), method="c14n", exclusive=_CANONICAL[transform], with_comments=False)
     return digest_of(digest.algorithm, data or b"")

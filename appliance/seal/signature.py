@@ -267,7 +267,10 @@ def _references(info: etree._Element, properties: etree._Element) -> tuple[dict[
 
 def _canonical(element: etree._Element, algorithm: str) -> bytes:
     """C14N of the subtree within the parsed document: the root's namespaces count. Its tail does not."""
-    data: bytes = etree.tostring(element, method="c14n", exclusive=_CANONICAL[algorithm], with_comments=False, with_tail=False)
+    try:
+        data: bytes = etree.tostring(element, method="c14n", exclusive=_CANONICAL[algorithm], with_comments=False, with_tail=False)
+    except etree.C14NError:
+        raise SignatureMalformedError("cannot be canonicalised: a relative namespace") from None
     return data
 
 

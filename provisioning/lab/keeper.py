@@ -153,7 +153,7 @@ class Keeper:
             os.chown(path, wanted.uid, -1)
         else:
             host, _, port = wanted.tcp.rpartition(":")
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only where it sees TCP
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, int(port)))
         sock.listen(BACKLOG)

@@ -77,7 +77,7 @@ def up(directory: Path, count: int, token: str, base: str, relays: int, say: Say
         units += layout.box_units(box, memory["relays"])
     (directory / keeper.PLAN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(Plan(units)), indent=1))
     _start_keeper(directory)
-    say(f"{len(units)} procesos en marcha")
+    say(f"{len(units)} procesos")
     try:
         if fresh:
             _enrol_all(directory, boxes, centre, say)

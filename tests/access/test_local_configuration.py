@@ -53,7 +53,8 @@ def test_torn_anywhere_the_previous_generation_is_in_force_and_it_is_said(tmp_pa
     store = opened(tmp_path / "good")
     put(store, "A", "B")
     whole = (tmp_path / "good" / "local.json").read_bytes()
-    for cut in range(len(whole)):
+    assert all(durable_storage.decode(whole[:cut]) is None for cut in range(len(whole)))
+    for cut in [*range(0, len(whole), 23), len(whole) - 1]:  # each opening syncs the disk: every position is decoded, some are opened
         torn = tmp_path / "torn"
         shutil.copytree(tmp_path / "good", torn)
         (torn / "local.json").write_bytes(whole[:cut])

@@ -159,7 +159,7 @@ def main() -> int:
 
 def measure(directory: Path, options: argparse.Namespace) -> int:
     made = pki.make(directory)
-    os.chmod(directory, 0o755)  # nginx's workers have a user of their own
+    directory.chmod(0o755)  # nginx's workers have a user of their own
     (directory / "1mb").write_bytes(bytes(1 << 20))
     files = {"a": made.a.file, "b": made.b.file, "ca": made.ca.file, "dir": directory, "up": UPSTREAM}
     (directory / "post.lua").write_text(_LUA)
@@ -187,9 +187,7 @@ def measure(directory: Path, options: argparse.Namespace) -> int:
                 cost_us = user_us + system_us
                 if number:  # the first round warms up: handshakes, imports
                     figures[name].append(cost_us)
-                print(
-                    f"{name:6} {count:7} requests  {cost_us:6.1f} us CPU each (user {user_us:.1f})  RSS {rss_kib(pid) / 1024:.0f} MiB  {errors}"
-                )
+                print(f"{name:6} {count:7} x {cost_us:6.1f} us CPU (user {user_us:.1f}) RSS {memory_mib:.0f} MiB {errors}")
         ratios = [ours / theirs for ours, theirs in zip(figures["ours"], figures["nginx"], strict=True)]
         for name, values in figures.items():
             print(f"{name}: median {statistics.median(values):.1f} us ({min(values):.1f} - {max(values):.1f})")

@@ -132,7 +132,7 @@ def test_what_happens_while_the_broker_is_away_is_told_afterwards(
     told = until(lambda: [payload for payload in host.of("NDATA") if payload.value("Incident/Number") is not None], 20)[0]
     assert told.value("Incident/Kind") == "process.ended"
     assert told.value("Incident/Process") == "signer"
-    assert told.value("Incident/Facts") == "before=OPERATIONAL"
+    assert told.value("Incident/Facts") == "before=OPERATIONAL code=-9"
     assert told.value("Incident/At") == 1_800_000_000_000
     until(lambda: any(metric.historical for payload in host.of("NDATA") for metric in payload.metrics))
     until(lambda: not list((reporter.state / "outbox").glob("*-*")))

@@ -281,6 +281,22 @@ async def test_nothing_is_made_imported_or_deleted_without_its_audit_record(tmp_
 
 
 @on_loop
+async def test_what_happened_while_the_recorder_was_away_is_recorded_when_it_is_back(tmp_path: Path) -> None:
+    async with signer_box(tmp_path / "box", parts.plan("software", tmp_path)) as box:
+        await box.with_key()
+        await box.until_audited("key.certificate_imported")
+        box.recorder.away = True
+        for _ in range(3):
+            assert await refusal(box, "relay", "sign_handshake", HandshakeRequest(SEAL, DIGEST)) == "key.not_granted"
+        assert "key.use_refused" not in box.recorder.events()
+
+        box.recorder.away = False
+        await box.until_audited("key.use_refused")
+        refused = [record.facts for record in box.recorder.records if record.event == "key.use_refused"]
+        assert [(one["by"], one["operation"], one["kind"]) for one in refused[:1]] == [("relay", "sign_handshake", "key.not_granted")]
+
+
+@on_loop
 async def test_uses_are_audited_as_a_count_when_the_signer_stops(tmp_path: Path) -> None:
     async with signer_box(tmp_path / "box", parts.plan("software", tmp_path)) as box:
         await box.with_key()

