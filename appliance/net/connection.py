@@ -60,7 +60,6 @@ class ServerConnection(HttpStream):
         if not isinstance(head, RequestHead):
             raise RuntimeError("a response on a server's connection")
         self._given = head
-        self._answering = False
         self._continue_due = head.expects_continue and not self._complete
         return head
 
@@ -133,7 +132,7 @@ class ServerConnection(HttpStream):
             skipped += len(piece or b"")
             if skipped > DISCARDED_BYTES_MAX:
                 return False
-        self._given = None
+        self._given, self._answering = None, False
         self._next_message()
         return True
 

@@ -7,6 +7,7 @@ it tells. Why somebody was refused goes to `on_refused`, for the audit log, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections import Counter
@@ -27,6 +28,8 @@ Handler = Callable[[ServerConnection], Awaitable[None]]
 
 BACKLOG = 1024
 GATE_INTERVAL_S = 0.5
+GONE_S_MAX = 1.0
+"""For the sockets to close after everything was aborted: a loop that is closed under them hangs (uvloop)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +76,11 @@ class Listener:
         self._by_address: Counter[str] = Counter()
         self._gate: HandshakeGate[TlsEndpoint] = HandshakeGate(limits.handshakes_max)
         self._running: dict[ServerConnection, asyncio.Task[None]] = {}
-        self._endpoints: set[TlsEndpoint] = set()
+        self._admitted: set[TlsEndpoint | ServerConnection] = set()
+        """What holds a socket: endpoints, and connections without TLS."""
         self._stopping = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._changed = asyncio.Event()
+        """A connection or a task has ended."""
         self._group: asyncio.TaskGroup
         self._loop: asyncio.AbstractEventLoop
         self._deadlines: Deadlines
@@ -98,29 +103,31 @@ class Listener:
                 await self._finish(grace_s)
         finally:
             server.close()
-            for endpoint in list(self._endpoints):
-                endpoint.abort()
-            for connection in list(self._running):
-                connection.abort()
+            for each in list(self._admitted):
+                each.abort()
+            await self._all_gone(GONE_S_MAX)
 
     def stop(self) -> None:
         """Accepts no more, lets what runs end."""
         self._stopping.set()
 
     async def _finish(self, grace_s: float) -> None:
-        for endpoint in [each for each in self._endpoints if not each.is_open]:
-            endpoint.abort()
+        for each in list(self._admitted):
+            if isinstance(each, TlsEndpoint) and not each.is_open:
+                each.abort()
         for connection in self._running:
             connection.stop()
-        try:
-            async with asyncio.timeout(grace_s):
-                while self._running:
-                    self._idle.clear()
-                    await self._idle.wait()
-        except TimeoutError:
-            for connection, task in list(self._running.items()):
-                connection.abort()
-                task.cancel()
+        await self._all_gone(grace_s)
+        for connection, task in list(self._running.items()):
+            connection.abort()
+            task.cancel()
+
+    async def _all_gone(self, limit_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._admitted or self._running:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     # Connections come
 
@@ -143,10 +150,19 @@ class Listener:
 
     def gone(self, address: str) -> None:
         """Counts a connection out that was admitted."""
+        self._changed.set()
         self._connections -= 1
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
+
+    def hold(self, connection: ServerConnection) -> None:
+        """A connection without TLS has a socket of its own."""
+        self._admitted.add(connection)
+
+    def plain_lost(self, connection: ServerConnection) -> None:
+        self._admitted.discard(connection)
+        self.gone(connection.peer.address)
 
     def refused(self, address: str, error: XacbeError) -> None:
         self.refusals[error.kind] += 1
@@ -173,7 +189,7 @@ class Listener:
             raise
         finally:
             del self._running[connection]
-            self._idle.set()
+            self._changed.set()
 
     # The owner of TLS endpoints
 
@@ -181,7 +197,7 @@ class Listener:
         if not self.admit(address):
             endpoint.abort()
             return
-        self._endpoints.add(endpoint)
+        self._admitted.add(endpoint)
         endpoint.deadline = self._loop.time() + self._limits.handshake_s_max
         self._deadlines.add(endpoint)
 
@@ -203,8 +219,8 @@ class Listener:
         self.refused(endpoint.address, error)
 
     def lost(self, endpoint: TlsEndpoint) -> None:
-        if endpoint in self._endpoints:
-            self._endpoints.discard(endpoint)
+        if endpoint in self._admitted:
+            self._admitted.discard(endpoint)
             self._deadlines.discard(endpoint)
             self._leave_gate(endpoint)
             self.gone(endpoint.address)
@@ -244,7 +260,8 @@ class _PlainEntrance(asyncio.Protocol):
             raw.abort()
             return
         raw.set_write_buffer_limits(high=BUFFERED_BYTES_MAX)
-        connection = listener.begin(Peer(address), lambda _: listener.gone(address))
+        connection = listener.begin(Peer(address), listener.plain_lost)
+        listener.hold(connection)
         connection.attach(raw)
         raw.set_protocol(connection)
 

@@ -12,7 +12,7 @@ from lxml import etree
 
 from appliance.errors import PeerProtocolError
 from appliance.model.identifiers import PART_CHARACTERS_MAX, ClientId, ServiceId
-from appliance.seal.xml_input import local_name, parse_known
+from appliance.model.xml_input import local_name, parse_known
 
 SOAP_BYTES_MAX = 1 << 20
 """The SOAP part is held in memory; what is large travels as an attachment."""

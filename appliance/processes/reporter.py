@@ -44,7 +44,7 @@ BROKER_CA = Path("box/broker-ca.pem")
 ASK_S_MAX = 2.0
 CONNECTED_S_MAX = 15.0
 ENROLMENT_LOOK_S = 2.0
-REBIRTH_S_MIN = 5.0
+REBIRTH_S_MIN = 1.0
 """At most one rebirth in this time: a broker cannot make the box send without end."""
 EVENTS_MAX = 500
 CLOSE_S_MAX = 2.0

@@ -275,8 +275,10 @@ class Signer:
     async def _unlock(self, caller: str, payload: bytes) -> None:
         request = msgspec.msgpack.decode(payload, type=PinRequest)
         await self._audit.require("token.login_asked", {"by": caller})
-        await self._log_in(request.pin, caller)
-        await self._look()
+        try:
+            await self._log_in(request.pin, caller)
+        finally:
+            await self._look()  # whoever asks next sees what the PIN did
 
     async def _change_pin(self, caller: str, payload: bytes) -> None:
         request = msgspec.msgpack.decode(payload, type=PinRequest)

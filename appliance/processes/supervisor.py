@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections import deque
@@ -54,7 +55,10 @@ ISSUER_FILES = ("issuers.pem", "broker-ca.pem")
 """Written at enrolment: CEIQROO's issuing authorities vouch for the box's own certificates and for the broker's."""
 INCIDENTS_MAX = 100
 """Changes of state that wait for the reporter; the oldest is dropped: the newest says what is."""
-TOLD_STATES = frozenset({BoxState.SEALING_STOPPED, BoxState.HELD, BoxState.LOCKED, BoxState.AUTONOMOUS})
+QUIET_STATES = frozenset({BoxState.UNPROVISIONED, BoxState.OPERATIONAL})
+"""Told to CEIQROO only after another one was told: that it is over."""
+TELL_AFTER_S = 10.0
+"""How long a state must last to be an incident: a process that restarts makes none."""
 
 Answer = TypeVar("Answer")
 
@@ -80,6 +84,7 @@ class Supervisor:
         self._trust: TrustStatus | None = None
         self._log_status: LogStatus | None = None
         self._state, self._advice = BoxState.UNPROVISIONED, list[str]()
+        self._since_s, self._told = clock.monotonic_s(), BoxState.OPERATIONAL
         self._incidents: deque[Incident] = deque(maxlen=INCIDENTS_MAX)
         self._counters: dict[str, int] = {}
 
@@ -110,7 +115,7 @@ class Supervisor:
 
     async def _box_status(self, caller: str, payload: bytes) -> BoxStatus:
         self._judge()
-        own = Announcement("supervisor", 0, 0, "serving", [], self._counters, {"generation": str(self._store.generation)})
+        own = Announcement("supervisor", 0, os.getpid(), "serving", [], self._counters, {"generation": str(self._store.generation)})
         self._heard.take("supervisor", own, self._clock.monotonic_s())
         return BoxStatus(
             self._server_id,
@@ -209,9 +214,11 @@ class Supervisor:
         for following in steps(self._state, wanted):
             event(self._log, logging.WARNING, "box.state_changed", before=str(self._state), after=str(following))
             self._count(f"state.{following.lower()}")
-            if following in TOLD_STATES and following is wanted:
-                self._tell("box.state_changed", {"before": str(self._state), "after": str(following)})
-            self._state = following
+            self._state, self._since_s = following, self._clock.monotonic_s()
+        lasts = self._clock.monotonic_s() - self._since_s >= TELL_AFTER_S or self._state is BoxState.HELD
+        if lasts and self._state is not self._told and not {self._state, self._told} <= QUIET_STATES:
+            self._tell("box.state_changed", {"before": str(self._told), "after": str(self._state)})
+            self._told = self._state
 
     def _facts(self) -> Facts:
         now_s = self._clock.monotonic_s()

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from lxml import etree
 
 from appliance.errors import UnverifiedError
+from appliance.model.xml_input import XmlRefusedError, parse_known, parse_xml
 from appliance.seal.hash_chain import CHAIN, SHA512, digest_list_of
-from appliance.seal.xml_input import XmlRefusedError, parse_known, parse_xml
 
 CHAIN_BYTES_MAX = 256 * 1024
 """A batch of a million messages needs 20 steps of 300 bytes; a message with 1,000 attachments some 150 KiB."""

@@ -10,7 +10,7 @@ from lxml import etree
 
 from appliance.errors import UnverifiedError
 from appliance.model.identifiers import ClientId, IdentifierError, ServiceId
-from appliance.seal.xml_input import XmlRefusedError, local_name, parse_known
+from appliance.model.xml_input import XmlRefusedError, local_name, parse_known
 
 HEAD_BYTES_MAX = 64 * 1024
 SOAP_BYTES_MAX = 32 * 1024 * 1024

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from lxml import etree
 
 from appliance.errors import UnverifiedError
+from appliance.model.xml_input import XmlRefusedError, parse_xml
 from appliance.seal.chain_check import ALGORITHMS as DIGESTS
 from appliance.seal.chain_check import Digest, digest_of
-from appliance.seal.xml_input import XmlRefusedError, parse_xml
 
 SIGNATURE_BYTES_MAX = 1024 * 1024
 """Real ones are 6 to 12 KB; with RSA-4096 certificates and several intermediates some 40 KB."""

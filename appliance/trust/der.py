@@ -181,7 +181,8 @@ def encode(tag: int, *parts: bytes) -> bytes:
 
 
 def encode_integer(value: int) -> bytes:
-    return encode(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    bits = (value if value >= 0 else ~value).bit_length()  # without the sign bit, for which one more is needed
+    return encode(INTEGER, value.to_bytes(bits // 8 + 1, "big", signed=True))
 
 
 def encode_oid(dotted: str) -> bytes:

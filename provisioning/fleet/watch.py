@@ -11,6 +11,7 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -122,8 +123,9 @@ def watch(access: BrokerAccess, known: list[str], *, as_json: bool = False, seco
 
 def table(view: FleetView, now_us: int) -> Table:
     """One line a box."""
-    heads = ("box", "state", "age", "processes", "token", "ocsp", "stamp", "waiting", "incidents")
-    shown = Table(*(text(f"fleet.{head}") for head in heads), title=text("fleet.title", boxes=len(view.boxes)), expand=False)
+    shown = Table(title=text("fleet.title", boxes=len(view.boxes)), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for head in ("box", "state", "age", "processes", "token", "ocsp", "stamp", "incidents"):
+        shown.add_column(text(f"fleet.{head}"), no_wrap=head != "processes", overflow="fold")
     for _, box in sorted(view.boxes.items()):
         shown.add_row(*_row(box, now_us))
     return shown
@@ -133,24 +135,23 @@ def _row(box: BoxView, now_us: int) -> list[Text]:
     style = _STYLES.get(box.state, "red")
     age = "-" if box.heard_us is None else _seconds((now_us - box.heard_us) / 1e6)
     silent = box.silent
-    processes = text("fleet.silent", names=" ".join(silent)) if silent else str(len(box.devices))
+    processes = text("fleet.silent", names=" ".join(silent)) if silent else str(len(box.devices) or "-")
     figures = box.metrics
     return [
-        Text(_safe(f"{box.group} {box.edge_node}"), style="red" if box.alive is False else ""),
-        Text(_state_text(box.state), style=style),
+        Text(_safe(box.edge_node), style="red" if box.alive is False else ""),
+        Text(_catalogued("fleet_state", box.state), style=style),
         Text(age, style="red" if box.is_late(now_us) else ""),
         Text(_safe(processes), style="red" if silent else ""),
-        Text(_safe(figures.get("Token/State") or "-")),
+        Text(_catalogued("token_state", figures.get("Token/State"))),
         Text(_seconds(figures.get("Ocsp/Oldest age s"))),
         Text(_seconds(figures.get("Stamp/Age s"))),
-        Text(_safe(figures.get("Log/Waiting for stamp") if figures.get("Log/Waiting for stamp") is not None else "-")),
-        Text(str(len(box.incidents)), style="red" if box.incidents else ""),
+        Text(str(len(box.incidents) or "-"), style="red" if box.incidents else ""),
     ]
 
 
-def _state_text(state: str) -> str:
-    key = f"fleet_state.{state}"
-    return text(key) if key in TEXTS else _safe(state)
+def _catalogued(room: str, value: object) -> str:
+    key = f"{room}.{value}"
+    return text(key) if key in TEXTS else _safe(value or "-")
 
 
 def _seconds(value: object) -> str:

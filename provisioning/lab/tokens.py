@@ -26,14 +26,14 @@ class TokenPlan:
     """How one token is run and reached.
 
     `argv` starts its process (empty for software: there is none) as leader of a session, so that killing the group is "unplugged":
-    `p11-kit server` forks one child for each connection. `socket` appears when it is ready. Token and signer run as the same user, or the
-    parent gives the socket to the signer's user once it is there. `settings` is the `[signer]` section.
+    `p11-kit server` forks one child for each connection. It is ready when every one of `sockets` takes a connection. Token and signer run
+    as the same user, or the parent gives the sockets to the signer's user once they are there. `settings` is the `[signer]` section.
     """
 
     argv: list[str]
     environment: dict[str, str]
     settings: dict[str, str]
-    socket: Path | None = None
+    sockets: tuple[Path, ...] = ()
     pin: str = field(default="", repr=False)
 
 
@@ -87,7 +87,7 @@ def prepare_softhsm(directory: Path, label: str, pin: str, so_pin: str, provider
         "module_address": f"unix:path={socket}",
         "token_label": label,
     }
-    return TokenPlan(_inside(directory, server), environment, settings, socket, pin)
+    return TokenPlan(_inside(directory, server), environment, settings, (socket,), pin)
 
 
 def prepare_swtpm(directory: Path) -> TokenPlan:
@@ -97,8 +97,8 @@ def prepare_swtpm(directory: Path) -> TokenPlan:
         "/usr/bin/swtpm", "socket", "--tpm2", "--tpmstate", "dir=.", "--flags", "not-need-init,startup-clear",
         "--server", f"type=unixio,path={_SOCKET},mode=0600", "--ctrl", f"type=unixio,path={_SOCKET}.ctrl,mode=0600",
     ]  # fmt: skip
-    socket = directory / _SOCKET
-    return TokenPlan(_inside(directory, server), {}, {"token": "tpm2", "tcti": f"swtpm:path={socket}"}, socket)
+    sockets = directory / _SOCKET, directory / f"{_SOCKET}.ctrl"
+    return TokenPlan(_inside(directory, server), {}, {"token": "tpm2", "tcti": f"swtpm:path={sockets[0]}"}, sockets)
 
 
 def prepare_software(directory: Path) -> TokenPlan:

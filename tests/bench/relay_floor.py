@@ -187,7 +187,7 @@ def measure(directory: Path, options: argparse.Namespace) -> int:
                 cost_us = user_us + system_us
                 if number:  # the first round warms up: handshakes, imports
                     figures[name].append(cost_us)
-                print(f"{name:6} {count:7} x {cost_us:6.1f} us CPU (user {user_us:.1f}) RSS {memory_mib:.0f} MiB {errors}")
+                print(f"{name:6} {count:7} x {cost_us:6.1f} us CPU (user {user_us:.1f}) {errors}")
         ratios = [ours / theirs for ours, theirs in zip(figures["ours"], figures["nginx"], strict=True)]
         for name, values in figures.items():
             print(f"{name}: median {statistics.median(values):.1f} us ({min(values):.1f} - {max(values):.1f})")

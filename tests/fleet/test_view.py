@@ -35,7 +35,7 @@ def test_a_born_box_is_alive_with_its_state_and_processes() -> None:
     assert view.requests(3 * S) == []
 
 
-def test_a_gap_in_the_sequence_asks_for_rebirth_once_in_six_seconds() -> None:
+def test_a_gap_in_the_sequence_asks_for_rebirth_once_in_two_seconds() -> None:
     view, node = FleetView(), EdgeNode("QROO", NODE, 0)
     hear(view, node.births(report(1)), 1)
     node.data(report(2, "LOCKED"))  # lost on its way
@@ -44,8 +44,8 @@ def test_a_gap_in_the_sequence_asks_for_rebirth_once_in_six_seconds() -> None:
     [(topic, command)] = view.requests(3 * S)
     assert topic == f"spBv1.0/QROO/NCMD/{NODE}"
     assert decode(command).value(REBIRTH) is True
-    assert view.requests(8 * S) == []
-    assert len(view.requests(9 * S)) == 1
+    assert view.requests(4 * S) == []
+    assert len(view.requests(5 * S)) == 1
     hear(view, node.births(report(10)), 10)
     assert view.requests(20 * S) == []
     assert view.snapshot(20 * S)[0]["sequence_gaps"] == 1

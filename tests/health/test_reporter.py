@@ -102,7 +102,7 @@ def test_the_box_obeys_rebirth_and_nothing_else(host: Host, reporter: RunningPro
     assert len(host.of("NBIRTH")) == 1
 
     host.publish(str(own), command)
-    host.publish(str(own), command)  # a second one at once: births are limited to one in five seconds
+    host.publish(str(own), command)  # a second one at once: births are limited to one in a second
 
     until(lambda: len(host.of("NBIRTH")) == 2)
     time.sleep(0.3)

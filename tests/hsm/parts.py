@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 
 from appliance.hsm.makers import open_token
 from appliance.hsm.token import Token
+from appliance.net import local_sockets
 from appliance.settings import SignerSettings
 from provisioning.lab import tokens
 from provisioning.lab.tokens import TokenPlan
@@ -41,19 +43,30 @@ class TokenProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        if not self.plan.argv or self.plan.socket is None:
+        if not self.plan.argv:
             return
-        self.plan.socket.unlink(missing_ok=True)
+        for path in self.plan.sockets:
+            path.unlink(missing_ok=True)
         environment = {"PATH": os.defpath, **self.plan.environment}
         nothing = subprocess.DEVNULL
         self._process = subprocess.Popen(self.plan.argv, env=environment, start_new_session=True, stdout=nothing, stderr=nothing)
-        until(self.plan.socket.exists, "the token's socket")
+        for path in self.plan.sockets:
+            until(lambda path=path: _answers(path), "the token's socket")
 
     def unplug(self) -> None:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            local_sockets.connect(sock, path)
+        except OSError:
+            return False
+    return True
 
 
 def plan(kind: str, directory: Path, label: str = "box") -> TokenPlan:

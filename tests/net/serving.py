@@ -35,6 +35,13 @@ class Served:
 
     def __init__(self, listener: Listener, port: int, refused: list[tuple[str, XacbeError]]) -> None:
         self.listener, self.port, self.refused = listener, port, refused
+        self.clients: list[asyncio.StreamWriter] = []
+
+    async def connect(self, context: ssl.SSLContext | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client that is not ours; closed with the listener."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname="" if context else None)
+        self.clients.append(writer)
+        return reader, writer
 
     @property
     def kinds(self) -> list[str]:
@@ -60,11 +67,14 @@ async def serving(
         threads=threads,
         on_refused=lambda address, error: refused.append((address, error)),
     )
+    served = Served(listener, sock.getsockname()[1], refused)
     async with asyncio.TaskGroup() as group:
         group.create_task(listener.serve(grace_s=0.5))
         try:
-            yield Served(listener, sock.getsockname()[1], refused)
+            yield served
         finally:
+            for writer in served.clients:
+                writer.transport.abort()
             listener.stop()
 
 

@@ -37,7 +37,7 @@ def limits(**seconds: float) -> ListenerLimits:
 
 
 async def connected(served: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", served.port)
+    return await served.connect()
 
 
 async def dialled(served: Served, stream: StreamLimits | None = None) -> ClientConnection:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import XacbeError
 from appliance.model.identifiers import ClientId, ServiceId
+from appliance.model.xml_input import XmlRefusedError
 from appliance.net.soap_reader import (
     SoapHeaderDuplicateError,
     SoapHeaderMissingError,
@@ -15,7 +16,6 @@ from appliance.net.soap_reader import (
     read_fault,
     read_header,
 )
-from appliance.seal.xml_input import XmlRefusedError
 
 ID = "<xrd:id>q-1</xrd:id>"
 CLIENT = (

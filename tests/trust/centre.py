@@ -65,7 +65,8 @@ class Shared:
     def _members(self) -> str:
         return (
             '<member id="m1"><memberClass><code>GOB</code><description>x</description></memberClass><memberCode>SSP</memberCode>'
-            '<name>Policía</name><subsystem id="s1"><subsystemCode>Solomon</subsystemCode><subsystemName>Captura</subsystemName></subsystem>'
+            '<name>Policía</name><subsystem id="s1"><subsystemCode>Solomon</subsystemCode>'
+            "<subsystemName>Captura</subsystemName></subsystem>"
             '<subsystem id="s2"><subsystemCode>Geoportal</subsystemCode></subsystem></member>'
             '<member id="m2"><memberClass><code>GOB</code><description>x</description></memberClass><memberCode>FGE</memberCode>'
             "<name>Fiscalía</name></member>"
@@ -150,7 +151,8 @@ class Directory:
         signed = self.signed()
         signature = pki.sign(self.signer.key, signed, hashes.SHA512())
         digest = text64(hashlib.sha512((self.named or self.signer).der).digest())
-        before = "Content-Type: multipart/related; charset=UTF-8; boundary=OUT\r\n\r\n--OUT\r\nContent-Type: multipart/mixed; boundary=IN\r\n\r\n"
+        before = "Content-Type: multipart/related; charset=UTF-8; boundary=OUT\r\n\r\n--OUT\r\n"
+        before += "Content-Type: multipart/mixed; boundary=IN\r\n\r\n"
         after = [
             "",
             "--OUT",

@@ -144,7 +144,7 @@ def ocsp_response(
     by_name: bool = True,
     produced: datetime = NOW,
 ) -> bytes:
-    """A response with one answer. `cryptography` always says that it was produced now, so the time is put in afterwards: see `produced_at`."""
+    """A response with one answer. `cryptography` says that it was produced now; `produced_at` puts the moment in afterwards."""
     encoding = ocsp.OCSPResponderEncoding.NAME if by_name else ocsp.OCSPResponderEncoding.HASH
     is_revoked = statement.status is ocsp.OCSPCertStatus.REVOKED
     builder = ocsp.OCSPResponseBuilder().add_response(

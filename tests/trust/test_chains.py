@@ -116,7 +116,7 @@ def test_an_unknown_critical_extension_is_refused() -> None:
 
 
 def test_a_weak_rsa_key_is_refused() -> None:
-    weak = rsa.generate_private_key(65537, 1024)
+    weak = rsa.generate_private_key(65537, 1024)  # noqa: S505  the weak one
 
     with pytest.raises(chains.ChainProfileError):
         check_path(pki.signing(ROOT, key=weak).certificate, (), PINNED, NOW_US)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from asn1crypto import core
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.trust import der
@@ -60,6 +60,9 @@ def test_a_time_without_utc_or_that_does_not_exist_is_refused(text: str) -> None
 
 
 @given(st.integers(-(1 << 200), 1 << 200))
+@example(-128)
+@example(-129)
+@example(128)
 def test_integers_are_what_another_encoder_writes(number: int) -> None:
     encoded = der.encode_integer(number)
 

@@ -84,10 +84,17 @@ def test_what_was_not_signed_like_this_is_refused(body: bytes, kind: str) -> Non
 
 @pytest.mark.case("T14")
 def test_the_unsigned_header_cannot_choose_how_the_signed_list_is_read() -> None:
-    inside = b"--IN\r\nExpire-date: 2099-01-01T00:00:00Z\r\n"
-    tricked = BODY.replace(b"boundary=IN", b"boundary=XX").replace(b"\r\n\r\n--IN\r\n", b"\r\n\r\n--XX\r\n" + inside, 1)
+    class WithTwoLists(Directory):
+        """Signs a second list behind the first; a header that names its delimiter would bring it to light."""
 
-    assert verdict(tricked, SIGNER) != "good"
+        def signed(self) -> bytes:
+            return super().signed() + super().signed().replace(b"--IN", b"--XX").replace(b"2026", b"2099")
+
+    body = WithTwoLists(signer=SIGNER, parts=PARTS).body()
+
+    assert parse_directory(body).expires_us == to_us(NOW) + 9 * 3600 * 1_000_000
+    with pytest.raises(ConfigurationMalformedError):
+        parse_directory(body.replace(b"boundary=IN", b"boundary=XX"))
 
 
 @pytest.mark.parametrize("scheme", ["rsa-sha512", "sha512-rsa-MGF1"])

@@ -212,10 +212,12 @@ def test_no_flipped_bit_gives_another_stamp(at: int, flip: int) -> None:
 
     try:
         facts = timestamps.check_token(changed, DATA, TSAS)
-    except XacbeError as error:
-        assert error.kind in ("tsa.malformed", "tsa.mismatch", "tsa.untrusted")
+    except XacbeError as refused:
+        kind = refused.kind
     else:  # bytes that no signature covers: version numbers, enclosed certificates
         assert facts == StampFacts(NOW_US, 1_000_000, "TSA")
+        return
+    assert kind in ("tsa.malformed", "tsa.mismatch", "tsa.untrusted")
 
 
 @pytest.mark.case("T08")

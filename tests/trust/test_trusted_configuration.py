@@ -25,6 +25,8 @@ SIGNER, NEW_SIGNER = pki.issue("CN=Configuration"), pki.issue("CN=Configuration 
 URL = "http://127.0.0.1:1/internalconf"
 ANCHOR = parse_anchor(centre.anchor((URL, SIGNER)))
 HOUR_US = 3600 * 1_000_000
+LATER = "20261123120001000000000"
+"""One second after the directories of `made`, in the form of X-Road's paths."""
 
 
 def parts(freshness: str = "28800", instance: str = "QROO-TEST", source: str = "") -> dict[str, bytes]:
@@ -93,11 +95,16 @@ def test_the_last_good_one_counts_until_it_expires_and_not_after() -> None:
         (made(expires=NOW + timedelta(hours=8)), "configuration.rolled_back"),
         (made(generated="20261123115959000000000", expires=NOW + timedelta(hours=99)), "configuration.rolled_back"),
         (made(instance="QROO"), "configuration.wrong_instance"),
-        (made(parts=parts(instance="QROO"), generated="20261123120001000000000"), "configuration.wrong_instance"),
-        (made(digests={"SHARED-PARAMETERS": b"d" * 64}, generated="20261123120001000000000"), "configuration.mixed"),
-        (made(parts={"SHARED-PARAMETERS": b"<x/>"}, generated="20261123120001000000000"), "configuration.malformed"),
+        (made(parts=parts(instance="QROO"), generated=LATER), "configuration.wrong_instance"),
+        (
+            made(parts={**parts(), "SHARED-PARAMETERS": parts(instance="QROO")["SHARED-PARAMETERS"]}, generated=LATER),
+            "configuration.wrong_instance",
+        ),
+        (made(parts={**parts(), "PRIVATE-PARAMETERS": centre.private("QROO")}, generated=LATER), "configuration.wrong_instance"),
+        (made(digests={"SHARED-PARAMETERS": b"d" * 64}, generated=LATER), "configuration.mixed"),
+        (made(parts={"SHARED-PARAMETERS": b"<x/>"}, generated=LATER), "configuration.malformed"),
         (made(parts={"PRIVATE-PARAMETERS": centre.private()}), "configuration.malformed"),
-        (made(version="9", generated="20261123120001000000000", parts=parts("60")), "configuration.malformed"),
+        (made(version="9", generated=LATER, parts=parts("60")), "configuration.malformed"),
     ],
 )
 def test_what_does_not_verify_leaves_the_old_one_in_force(directory: Directory, kind: str) -> None:
@@ -112,7 +119,7 @@ def test_what_does_not_verify_leaves_the_old_one_in_force(directory: Directory, 
 @pytest.mark.case("T14")
 def test_parts_of_two_directories_never_meet() -> None:
     trusted = with_one()
-    newer = made(parts=parts("60"), generated="20261123120001000000000")
+    newer = made(parts=parts("60"), generated=LATER)
     needed = trusted.directory_received(newer.body(), ANCHOR.sources[0], NOW_US)
     old_content = made().parts["SHARED-PARAMETERS"]
 
@@ -137,7 +144,7 @@ def test_unchanged_parts_are_not_asked_for_again() -> None:
 def test_ceiqroo_may_shorten_the_validity_where_paths_carry_their_time() -> None:
     trusted = with_one()
 
-    shorter = made(expires=NOW + timedelta(hours=1), generated="20261123120001000000000", parts=parts("60"))
+    shorter = made(expires=NOW + timedelta(hours=1), generated=LATER, parts=parts("60"))
 
     assert take(trusted, shorter).expires_us == NOW_US + HOUR_US
 
