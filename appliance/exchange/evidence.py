@@ -6,14 +6,17 @@ only with its time stamp, or provisionally within the grace that CEIQROO signed;
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from datetime import UTC, datetime
 
+from appliance.clock import to_us
 from appliance.errors import UnverifiedError
 from appliance.exchange.ports import Sealed
 from appliance.messagelog.wire import Appended, Seal
 from appliance.model.identifiers import ClientId
 from appliance.seal.verify import MessageParts, verify_message
-from appliance.trust.autonomy import check_evidence_gap
+from appliance.trust.autonomy import EVIDENCE_GAP_MAX_US, check_evidence_gap
 from appliance.trust.global_configuration import SharedParameters
 
 
@@ -23,8 +26,15 @@ class NotStampedError(UnverifiedError):
     kind = "seal.not_stamped"
 
 
+class SigningTimeError(UnverifiedError):
+    """The time at which the sender claims to have sealed is unreadable, or more than eight hours from now."""
+
+    kind = "seal.signing_time"
+
+
 def verified(sealed: Sealed, head_digest: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> Sealed:
-    """The message with the times of its own OCSP response, after its seal was found to be the sender's and to cover every part.
+    """The message with the times of its own OCSP response and its replay key, after its seal was found to be the sender's and to
+    cover every part.
 
     Raises UnverifiedError leaves (seal.*, chain.*, ocsp.*).
     """
@@ -32,7 +42,21 @@ def verified(sealed: Sealed, head_digest: bytes, sender: ClientId, shared: Share
     seal = sealed.seal
     facts = verify_message(MessageParts(head_digest, attachments), seal.signature, seal.chain_result, seal.chain, sender, shared, at_us)
     timed = Seal(seal.signature, seal.chain_result, seal.chain, facts.ocsp.produced_at_us, facts.ocsp.this_update_us)
-    return replace(sealed, seal=timed)
+    # Only signed bytes go into the key: OCSP response, certificate values and layout of the document can be exchanged by anybody.
+    replay_key = hashlib.sha512(facts.signed_digest + head_digest).digest()
+    return replace(sealed, seal=timed, replay_key=replay_key, signed_at_us=_signed_at_us(facts.signing_time, at_us))
+
+
+def _signed_at_us(signing_time: str, at_us: int) -> int:
+    """The guard against replay remembers a seal for eight hours from its signed time: an older one must not come in."""
+    try:
+        moment = datetime.fromisoformat(signing_time)
+        signed_at_us = to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        raise SigningTimeError("the signing time cannot be read") from None
+    if abs(at_us - signed_at_us) > EVIDENCE_GAP_MAX_US:
+        raise SigningTimeError(f"sealed {abs(at_us - signed_at_us) // 60_000_000} minutes from now")
+    return signed_at_us
 
 
 def check_delivery(seal: Seal, appended: Appended) -> None:

@@ -42,6 +42,9 @@ class Sealed:
     head: bytes
     body: Body | None
     seal: Seal
+    replay_key: bytes | None = None
+    """Of a message from a peer, once its seal is verified."""
+    signed_at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

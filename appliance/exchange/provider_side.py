@@ -24,10 +24,12 @@ from appliance.net.message_protocol import RestRequest
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is on the other end of the mutual TLS connection: its certificate (DER), and the OCSP responses that came along."""
+    """Who is on the other end of the mutual TLS connection: its certificate (DER), and what came along in the envelope."""
 
     certificate: bytes
     ocsp_responses: tuple[bytes, ...]
+    request_id: str
+    """x-road-request-id of the envelope, for heads that have none."""
 
 
 class ProviderSide:
@@ -54,7 +56,7 @@ class ProviderSide:
         body = sealed.body if message_protocol.forwards_body(request.method) else None
         answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
         # (8) its answer is sealed, (9) durable, and only then sent
-        return await self._seal_answer(request, sealed, answered)
+        return await self._seal_answer(request, peer.request_id, sealed, answered)
 
     def _admit(self, request: RestRequest, local: LocalView) -> Service:
         shared = self._trust.shared()
@@ -70,9 +72,9 @@ class ProviderSide:
             raise ServiceDisabledError(f"{request.service} is switched off")
         return service
 
-    async def _seal_answer(self, request: RestRequest, asked: Sealed, answered: SystemAnswer) -> Sealed:
+    async def _seal_answer(self, request: RestRequest, request_id: str, asked: Sealed, answered: SystemAnswer) -> Sealed:
         digest = message_protocol.request_hash(request.digest, asked.body.digest if asked.body else None)
-        head = message_protocol.response_head(answered.status, answered.reason, answered.headers, request, digest)
+        head = message_protocol.response_head(answered.status, answered.reason, answered.headers, request, digest, request_id=request_id)
         parts = [("/message.xml", message_protocol.digest_of(head))]
         if answered.body is not None:
             parts.append(("/attachment1", answered.body.digest))

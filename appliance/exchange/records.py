@@ -29,4 +29,6 @@ def record_of(request: RestRequest, sealed: Sealed, *, side: str, direction: str
         body_digest=body.digest if body else None,
         seal=sealed.seal,
         stamp_first=received,
+        replay_key=sealed.replay_key,
+        signed_at_us=sealed.signed_at_us,
     )

@@ -59,6 +59,10 @@ class Append(msgspec.Struct, array_like=True):
     seal: Seal
     stamp_first: bool
     """The eight-hour rule before delivery: answer only with the time stamp."""
+    replay_key: bytes | None = None
+    """Of a received message: SHA-512 over what its seal signs and its head (`exchange.evidence`); accepted once."""
+    signed_at_us: int = 0
+    """The signed SigningTime of a received message: how long its replay key must be remembered counts from here."""
 
 
 class Appended(msgspec.Struct, array_like=True):

@@ -34,6 +34,7 @@ Check = Callable[[Peer], Awaitable[None]]
 WINNER_S = 3600.0
 """How long the fastest of several addresses is tried alone first (sheet 10.1.3)."""
 WINNER_CONNECT_S_MAX = 5.0
+GONE_S_MAX = 1.0
 ROUTES_MAX = 1024
 """Remembered; the longest unused one without connections is forgotten first."""
 
@@ -127,10 +128,13 @@ class Dialer:
         if not route.wake(connection):
             route.idle.append(connection)
 
-    def close(self) -> None:
-        """Ends everything."""
+    async def close(self) -> None:
+        """Ends everything, and waits until the sockets are closed: a loop that is closed under them hangs (uvloop)."""
         for connection in list(self._connections):
             connection.abort()
+        until_s = self._loop.time() + GONE_S_MAX
+        while self._connections and self._loop.time() < until_s:
+            await asyncio.sleep(0.01)
 
     # Kept connections
 

@@ -56,6 +56,7 @@ class ConfigurationKeeper:
         self._last_good_url: dict[str, str] = {}
         self._fetched_us = 0
         self._published: dict[str, frozenset[tuple[str, bytes]]] = {}
+        self._published_expires_us = 0
         self._wake = asyncio.Event()
         self._random = random.Random()  # noqa: S311  jitter of waits
 
@@ -119,11 +120,8 @@ class ConfigurationKeeper:
         return self._own.view(self._clock.now_us()).shared
 
     def view(self) -> View:
-        """What other processes see; generation 0 before the first configuration. An expired one keeps its expiry: they judge."""
-        own = self._own.in_force if self.has_anchor else None
-        if own is None:
-            return View(0, self._instance, 0, 0)
-        return View(self.generation.value, self._instance, own.expires_us, self._fetched_us)
+        """What other processes see: what the files say, never a later expiry than theirs. Generation 0 before the first configuration."""
+        return View(self.generation.value, self._instance, self._published_expires_us, self._fetched_us)
 
     def waits_for(self) -> list[str]:
         if not self.has_anchor:
@@ -239,6 +237,8 @@ class ConfigurationKeeper:
 
     def _tell(self) -> None:
         """A new generation only where content changed: a later expiry alone is no reason to read everything again."""
+        own = self._own.in_force
+        self._published_expires_us = 0 if own is None else own.expires_us
         contents = self._contents()
         if contents != self._published:
             self._published = contents

@@ -332,7 +332,7 @@ class Signer:
         """Asks the token how it is; when it came, reads its keys."""
         try:
             facts = await self._thread.run(ACT, self._token.check, LOOK_S_MAX)
-            if facts.state == token.READY and self._facts.state != token.READY:
+            if facts.state == token.READY and (self._facts.state, self._facts.serial) != (token.READY, facts.serial):
                 found = await self._act(self._token.keys)
                 self._keys = {key.label: key for key in found if _is_ours(key.label)}
         except token.TokenBusyError:

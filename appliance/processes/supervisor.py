@@ -126,7 +126,7 @@ class Supervisor:
             self._started_us,
             sealing_ends_at_us(self._trust),
             None if self._trust is None else self._trust.expires_us,
-            list(silent_services(self._trust)),
+            list(silent_services(self._trust, self._clock.now_us())),
         )
 
     async def _local_configuration(self, caller: str, payload: bytes) -> LocalConfiguration:
@@ -229,7 +229,7 @@ class Supervisor:
             token=None if self._token is None else self._token.state,
             sealing_ends_us=sealing_ends_at_us(self._trust),
             configuration_expires_us=None if self._trust is None else self._trust.expires_us,
-            silent_services=silent_services(self._trust),
+            silent_services=silent_services(self._trust, self._clock.now_us()),
             held=tuple(name for name in topology.BY_NAME if (self._run / name / HELD_MARK).exists()),
             silent_processes=tuple(one.process for one in statuses if one.state == "silent" and one.process != "supervisor"),
             waiting_processes=tuple(one.process for one in statuses if one.state == "waiting"),

@@ -87,7 +87,7 @@ class PeerFront:
                 if not isinstance(request, RestRequest):
                     raise UnexpectedPartError("an answer came as a request")
                 facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
-                peer = Peer(certificate, first.ocsp)
+                peer = Peer(certificate, first.ocsp, request_id)
                 sealed = await self._side.answer(request, peer, self._local(), source)
                 self._counters["exchange.provided"] += 1
                 await self._send(connection, sealed)

@@ -91,12 +91,17 @@ class MessageParts:
 
 @dataclass(frozen=True, slots=True)
 class SealFacts:
-    """What a verified seal proves. `signature_digest`: SHA-512 of the signature document, for the log and against replay."""
+    """What a verified seal proves."""
 
     certificate: x509.Certificate
     member: ClientId
     ocsp: OcspFacts
     signature_digest: bytes
+    """SHA-512 of the signature document: where it is kept. The document has bytes that nobody signed."""
+    signed_digest: bytes
+    """SHA-512 of the canonical SignedInfo: what cannot be changed, so what tells a replayed seal."""
+    signing_time: str
+    """As the signer claims it; signed as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,9 @@ class SignatureCache:
             signer = _check_signer(signature, sender, shared, at_us)  # (1) (3) (4)
         check_value(signature, signer.certificate)  # (2)
         _keep(self._signers, key, signer, self._entries_max)
-        return _Verified(signature, signer, SealFacts(signer.certificate, signer.member, signer.ocsp, digest))
+        signed = sha512(signature.signed_info)
+        facts = SealFacts(signer.certificate, signer.member, signer.ocsp, digest, signed, signature.signing_time)
+        return _Verified(signature, signer, facts)
 
     def __len__(self) -> int:
         return len(self._documents)

@@ -100,7 +100,7 @@ async def relay(directory: Path, port: int) -> None:
     listener = Listener(sock, handle, ListenerLimits(), context=lambda: inward, threads=threads)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, listener.stop)
     await listener.serve()
-    dialer.close()
+    await dialer.close()
 
 
 def _der(pem: Path) -> bytes:

@@ -12,6 +12,8 @@ from typing import Any
 import uvloop
 
 from appliance.errors import XacbeError
+from appliance.net.connection import ClientConnection
+from appliance.net.dialer import Dialer, DialerLimits
 from appliance.net.listener import Handler, Listener, ListenerLimits
 from appliance.net.tls_engine import HandshakeThreads
 
@@ -36,6 +38,13 @@ class Served:
     def __init__(self, listener: Listener, port: int, refused: list[tuple[str, XacbeError]]) -> None:
         self.listener, self.port, self.refused = listener, port, refused
         self.clients: list[asyncio.StreamWriter] = []
+        self.dialers: list[Dialer] = []
+
+    async def dial(self, limits: DialerLimits | None = None) -> ClientConnection:
+        """A client of ours without TLS; ended with the listener."""
+        dialer = Dialer(limits or DialerLimits())
+        self.dialers.append(dialer)
+        return await dialer.acquire([("127.0.0.1", self.port)], "test")
 
     async def connect(self, context: ssl.SSLContext | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A client that is not ours; closed with the listener."""
@@ -75,6 +84,8 @@ async def serving(
         finally:
             for writer in served.clients:
                 writer.transport.abort()
+            for dialer in served.dialers:
+                await dialer.close()
             listener.stop()
 
 

@@ -8,11 +8,10 @@ import pytest
 
 from appliance.net import http1
 from appliance.net.chunks import LAST_CHUNK, chunk
-from appliance.net.connection import ClientConnection, PeerClosedError, PeerTimeoutError, ServerConnection, StreamLimits
-from appliance.net.dialer import Dialer, DialerLimits
+from appliance.net.connection import PeerClosedError, PeerTimeoutError, ServerConnection, StreamLimits
 from appliance.net.http1 import OversizedError
 from appliance.net.listener import ListenerLimits
-from tests.net.serving import Served, run, serving, until
+from tests.net.serving import run, serving, until
 
 MIB = 1 << 20
 
@@ -36,14 +35,6 @@ def limits(**seconds: float) -> ListenerLimits:
     return ListenerLimits(stream=StreamLimits(**seconds))  # type: ignore[arg-type]  # only its numbers of seconds are given
 
 
-async def connected(served: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await served.connect()
-
-
-async def dialled(served: Served, stream: StreamLimits | None = None) -> ClientConnection:
-    return await Dialer(DialerLimits(stream=stream or StreamLimits())).acquire([("127.0.0.1", served.port)], "test")
-
-
 def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
     async def main() -> None:
         at_once, most = 0, 0
@@ -59,7 +50,7 @@ def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
                 connection.write(answer(body))
 
         async with serving(slow) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             writer.write(b"".join(post(b"%d" % number) for number in range(20)))
             for number in range(20):
                 await reader.readuntil(b"\r\n\r\n")
@@ -73,7 +64,7 @@ def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
 def test_a_body_in_chunks_that_comes_byte_by_byte_is_the_same_body() -> None:
     async def main() -> None:
         async with serving(echo) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             for byte in b"POST / HTTP/1.1\r\nHost: box\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"hello") + chunk(b"!") + LAST_CHUNK:
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0)
@@ -93,7 +84,7 @@ def test_who_expects_100_gets_it_only_when_the_body_is_wanted() -> None:
 
     async def main() -> None:
         async with serving(choosy) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             writer.write(post(size=2, headers=b"Expect: 100-continue\r\n"))
             assert await reader.readuntil(b"\r\n\r\n") == http1.CONTINUE
             writer.write(b"hi" + b"POST /no HTTP/1.1\r\nHost: b\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
@@ -107,7 +98,7 @@ def test_who_expects_100_gets_it_only_when_the_body_is_wanted() -> None:
 def test_a_head_that_comes_drop_by_drop_is_cut_at_its_limit() -> None:
     async def main() -> None:
         async with serving(echo, limits(head_s_max=0.5)) as served:
-            _, writer = await connected(served)
+            _, writer = await served.connect()
             begin = asyncio.get_running_loop().time()
             with contextlib.suppress(ConnectionError):
                 while not served.refused:
@@ -125,7 +116,7 @@ def test_a_head_that_comes_drop_by_drop_is_cut_at_its_limit() -> None:
 def test_a_byte_of_body_now_and_then_does_not_renew_the_limit() -> None:
     async def main() -> None:
         async with serving(echo, limits(body_stall_s_max=0.5)) as served:
-            _, writer = await connected(served)
+            _, writer = await served.connect()
             writer.write(post(size=1000))
             begin = asyncio.get_running_loop().time()
             while not served.refused and asyncio.get_running_loop().time() - begin < 3:
@@ -141,7 +132,7 @@ def test_a_byte_of_body_now_and_then_does_not_renew_the_limit() -> None:
 def test_an_idle_connection_is_closed_without_a_word() -> None:
     async def main() -> None:
         async with serving(echo, limits(idle_s_max=0.3)) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             writer.write(post(b"a"))
             assert await reader.read() == answer(b"a")
             assert served.refused == []
@@ -162,7 +153,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read_and_the_answer_arriv
                 (b"Content-Length: 2000000", b"x" * 2_000_000),
                 (b"Transfer-Encoding: chunked", chunk(b"x" * 100_000) * 10),
             ):
-                reader, writer = await connected(served)
+                reader, writer = await served.connect()
                 writer.write(b"POST / HTTP/1.1\r\nHost: box\r\n" + headers + b"\r\n\r\n" + body)
                 assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
                 writer.close()
@@ -175,7 +166,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read_and_the_answer_arriv
 def test_a_malformed_second_request_is_answered_400_after_the_answer_to_the_first() -> None:
     async def main() -> None:
         async with serving(echo) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             writer.write(post(b"a") + b"GET http://x/ HTTP/1.1\r\nHost: a\r\n\r\n" + post(b"never"))
             got = await reader.read()
             assert got.startswith(answer(b"a") + b"HTTP/1.1 400 Bad Request\r\n")
@@ -193,7 +184,7 @@ def test_a_body_that_the_handler_did_not_want_is_skipped() -> None:
 
     async def main() -> None:
         async with serving(deaf) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             writer.write(post(b"x" * 1000) + b"GET /second HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n")
             assert await reader.read() == answer(b"/") + answer(b"/second")
             writer.close()
@@ -204,7 +195,7 @@ def test_a_body_that_the_handler_did_not_want_is_skipped() -> None:
 def test_a_request_that_is_cut_short_reaches_no_handler_as_whole() -> None:
     async def main() -> None:
         async with serving(echo) as served:
-            _, writer = await connected(served)
+            _, writer = await served.connect()
             writer.write(post(b"half", size=8))
             writer.close()
             await until(lambda: served.kinds == ["peer.closed"])
@@ -215,7 +206,7 @@ def test_a_request_that_is_cut_short_reaches_no_handler_as_whole() -> None:
 def test_a_client_that_half_closes_still_gets_its_answer() -> None:
     async def main() -> None:
         async with serving(echo) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             writer.write(post(b"a"))
             writer.write_eof()
             assert await reader.read() == answer(b"a")
@@ -240,7 +231,7 @@ def test_a_reader_that_does_not_read_holds_a_bounded_amount_and_is_cut() -> None
                 await connection.drain()
 
         async with serving(endless, limits(body_stall_s_max=0.5)) as served:
-            _, writer = await connected(served)
+            _, writer = await served.connect()
             writer.write(post())
             await until(lambda: served.kinds == ["peer.timeout"])
             assert sent < 16 * MIB  # what the kernel's own buffers take, and 256 KiB
@@ -262,7 +253,7 @@ def test_nobody_reads_for_a_handler_that_does_not_take_the_body() -> None:
             connection.write(answer(b"%d" % size))
 
         async with serving(late) as served:
-            reader, writer = await connected(served)
+            reader, writer = await served.connect()
             writer.write(post(size=100 * MIB))
             sent = 0
             with contextlib.suppress(TimeoutError):
@@ -290,7 +281,7 @@ def test_a_client_that_still_sends_notices_the_early_answer_and_can_read_it() ->
             connection.write(answer(b"no room", 503))
 
         async with serving(hasty) as served:
-            client = await dialled(served)
+            client = await served.dial()
             client.start(b"POST", post(size=100 * MIB), more=True)
             sent = 0
             while not client.response_started and sent < 100 * MIB:
@@ -301,7 +292,6 @@ def test_a_client_that_still_sends_notices_the_early_answer_and_can_read_it() ->
             assert (head.status, await client.read_body(100)) == (503, b"no room")
             assert sent < 20 * MIB
             assert not client.reusable
-            client.abort()
 
     run(main)
 
@@ -319,7 +309,7 @@ def test_a_hundred_megabytes_up_and_down_do_not_stay_in_memory() -> None:
                     await connection.drain()
 
         async with serving(origin) as served:
-            client = await dialled(served)
+            client = await served.dial()
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             client.start(b"POST", post(size=100 * MIB), more=True)
             for _ in range(1600):
@@ -332,7 +322,6 @@ def test_a_hundred_megabytes_up_and_down_do_not_stay_in_memory() -> None:
             assert received == 100 * MIB
             assert client.reusable
             assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10  # KiB
-            client.abort()
 
     run(main)
 
@@ -346,7 +335,7 @@ def test_a_connection_reset_in_the_middle_of_an_answer_is_named() -> None:
             connection.abort()
 
         async with serving(cut) as served:
-            client = await dialled(served)
+            client = await served.dial()
             client.start(b"GET", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")
             await client.response(5)
             with pytest.raises(PeerClosedError):
@@ -363,7 +352,7 @@ def test_an_answer_that_does_not_come_is_a_timeout() -> None:
             await asyncio.sleep(1)
 
         async with serving(silent) as served:
-            client = await dialled(served)
+            client = await served.dial()
             client.start(b"GET", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")
             with pytest.raises(PeerTimeoutError):
                 await client.response(0.2)
@@ -374,12 +363,11 @@ def test_an_answer_that_does_not_come_is_a_timeout() -> None:
 def test_a_client_bounds_the_body_it_takes() -> None:
     async def main() -> None:
         async with serving(echo) as served:
-            client = await dialled(served)
+            client = await served.dial()
             client.start(b"POST", post(b"x" * 2000))
             await client.response(5)
             with pytest.raises(OversizedError):
                 await client.read_body(1000)
-            client.abort()
 
     run(main)
 
@@ -391,7 +379,7 @@ def test_a_connection_that_the_peer_closed_while_idle_is_not_used() -> None:
             connection.write(answer(b"a"))
 
         async with serving(once) as served:
-            client = await dialled(served)
+            client = await served.dial()
             client.start(b"GET", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")
             await client.response(5)
             await client.read_body(10)
@@ -406,10 +394,9 @@ def test_a_connection_that_the_peer_closed_while_idle_is_not_used() -> None:
 def test_the_previous_exchange_must_be_over() -> None:
     async def main() -> None:
         async with serving(echo) as served:
-            client = await dialled(served)
+            client = await served.dial()
             client.start(b"POST", post(b"a"))
             with pytest.raises(RuntimeError):
                 client.start(b"POST", post(b"b"))
-            client.abort()
 
     run(main)

@@ -113,5 +113,11 @@ def test_a_kind_of_service_is_silent_when_none_of_its_addresses_answers() -> Non
         ServiceHealth("configuration", "http://d", 8 * minute, 9 * minute, "fetch.failed"),
         ServiceHealth("configuration OTHER", "http://e", None, 9 * minute, "fetch.failed"),
     ]
-    assert silent_services(TrustStatus(1, None, services, [])) == ("ocsp",)
-    assert silent_services(None) == ()
+    assert silent_services(TrustStatus(1, None, services, []), 9 * minute) == ("ocsp",)
+    assert silent_services(None, 9 * minute) == ()
+
+
+def test_a_responder_that_answers_without_an_answer_is_not_silent_until_its_responses_age() -> None:
+    services = [ServiceHealth("ocsp", "http://c", None, H, "ocsp.malformed")]
+    assert silent_services(TrustStatus(1, None, services, [evidence(H)]), 2 * H) == ()
+    assert silent_services(TrustStatus(1, None, services, [evidence(H)]), 2 * H + 1) == ("ocsp",)

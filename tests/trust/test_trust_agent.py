@@ -263,6 +263,21 @@ def test_a_replayed_or_forged_configuration_changes_nothing(enrolled: Agent, ser
     assert load_directory(enrolled.state / "trust" / "configuration").shared["QROO-TEST"].ocsp_freshness_s == 3600
 
 
+def test_a_configuration_that_the_disk_does_not_take_is_not_told(enrolled: Agent, services: Services) -> None:
+    before = enrolled.view()
+    file = enrolled.state / "trust" / "configuration" / "QROO-TEST" / "shared-params.xml"
+    file.unlink()
+    file.mkdir()
+    services.freshness, services.generation, services.validity_s = "3600", 2, 7200
+
+    until(lambda: "configuration.not_stored" in (enrolled.state / "journal").read_text())
+    assert enrolled.view().generation == before.generation
+    assert enrolled.view().expires_us < before.expires_us + 600 * 1_000_000
+    file.rmdir()
+
+    assert enrolled.view(before.generation, 10).expires_us > before.expires_us + 3000 * 1_000_000
+
+
 def test_an_anchor_of_another_instance_is_refused(agent: Agent, services: Services) -> None:
     other = centre.anchor((services.url("/internalconf"), services.signer), instance="QROO")
 
