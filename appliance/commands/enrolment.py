@@ -50,7 +50,8 @@ def _request(arguments: argparse.Namespace) -> int:
     requests = {}
     for label, subject, names in _wanted(box, address):
         if label not in present:
-            signer.call("generate_key", hsm.KeyRequest(label, arguments.algorithm))
+            # TLS keys stay on P-256: `net.token_key` hands OpenSSL EC keys only, and tokens sign them fastest
+            signer.call("generate_key", hsm.KeyRequest(label, arguments.algorithm if label.startswith("seal/") else "EC-P256"))
         made = signer.call("request_certificate", hsm.CertificateRequest(label, subject, names), bytes)
         requests[label] = base64.b64encode(made).decode()
         print(text("enrolment.key_ready", label=label), file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance.clock import Clock, SystemClock, iso
-from appliance.commands.verbs import print_json, printable
+from appliance.commands.verbs import catalogued, print_json, printable
 from appliance.errors import XacbeError
 from appliance.hsm.wire import TokenStatus
 from appliance.messagelog.wire import LogStatus
@@ -82,7 +82,7 @@ def _page(box: BoxStatus, token: TokenStatus | None, trust: TrustStatus | None, 
     now_us = clock.now_us()
     paint = _paint if colours else lambda word, state: word
     lines = [text("status.title", server=printable(box.server_id), version=printable(box.version)), ""]
-    lines.append(text("status.state", state=paint(text(f"state.{box.state}"), box.state)))
+    lines.append(text("status.state", state=paint(catalogued("state", box.state), box.state)))
     lines += [text("status.to_do"), *(f"  * {text(key)}" for key in box.advice)] if box.advice else [text("status.nothing_to_do")]
     lines += ["", text("status.processes"), *(f"  {_process(one, paint)}" for one in box.processes), ""]
     lines.append(_token(token, paint))
@@ -106,7 +106,7 @@ def _process(status: ProcessStatus, paint: Any) -> str:
 def _token(token: TokenStatus | None, paint: Any) -> str:
     if token is None:
         return text("status.token_away")
-    state = paint(text(f"token_state.{token.state}"), token.state)
+    state = paint(catalogued("token_state", token.state), token.state)
     return text("status.token", state=state, label=printable(token.label), signatures=token.signatures)
 
 

@@ -14,7 +14,7 @@ from appliance import settings
 from appliance.errors import RefusedError
 from appliance.net.local_sockets import BlockingClient, channel_path
 from appliance.supervision.wire import LocalConfiguration
-from appliance.texts import text
+from appliance.texts import TEXTS, text
 from appliance.topology import CONSOLE
 
 FILE_BYTES_MAX = 2 << 20
@@ -91,7 +91,24 @@ def printable(value: object) -> str:
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, indent=2))
+    print(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+
+
+def _plain(value: Any) -> Any:
+    """Structs by field name (on the sockets they travel as arrays), bytes as hex."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def catalogued(room: str, value: str) -> str:
+    """The text for a state that another process names; one that the catalogue does not know is shown as it is."""
+    key = f"{room}.{value}"
+    return text(key) if key in TEXTS else printable(value)
 
 
 def print_table(heads: list[str], rows: list[list[str]], empty_key: str) -> None:

@@ -35,7 +35,7 @@ from appliance.net.mqtt_session import BrokerAwayError, KeyLoader, MqttSession, 
 from appliance.net.sparkplug import edge_node_of
 from appliance.processes.announcing import announce_forever
 from appliance.processes.report_key import EnrolmentMissingError, report_key_loader
-from appliance.processes.running import run, until_stopped
+from appliance.processes.running import Fuse, run, until_stopped
 from appliance.settings import BoxSettings, ReporterSettings, load
 from appliance.supervision.wire import BoxStatus
 from appliance.trust.wire import TrustStatus
@@ -76,6 +76,7 @@ class Reporter:
         self._waits_for: list[str] = ["broker"]
         self._counters: dict[str, int] = {}
         self._reborn_s = float("-inf")
+        self._fuse = Fuse()
 
     async def serve(self, listeners: dict[str, socket.socket]) -> None:
         """Until cancelled. Raises SyncFailedError."""
@@ -87,6 +88,7 @@ class Reporter:
             group.create_task(announce_forever(self._state, "reporter", self._clock, self._describe))
             group.create_task(self._report_forever())
             group.create_task(self._connect_forever())
+            group.create_task(self._fuse.hold())
 
     def _describe(self) -> tuple[list[str], dict[str, int], dict[str, str]]:
         return self._waits_for, self._counters, {}
@@ -97,7 +99,8 @@ class Reporter:
         incident = msgspec.msgpack.decode(payload, type=Incident)
         # The supervisor speaks for others; everybody else only for itself.
         process = incident.process if caller == "supervisor" else caller
-        self._take(msgspec.structs.replace(incident, process=process))
+        with self._fuse.guard():
+            self._take(msgspec.structs.replace(incident, process=process))
 
     def _take(self, incident: Incident) -> None:
         # Whitelisted before it is stored, so that the disk holds no more than goes out.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from appliance.errors import CorruptStateError
@@ -24,6 +25,30 @@ async def until_stopped(*parts: Coroutine[Any, Any, None]) -> None:
         await stop.wait()
         for task in tasks:
             task.cancel()
+
+
+class Fuse:
+    """Lets an answer end the process: a LocalServer turns errors into answers, but after a CorruptStateError nothing may go on."""
+
+    def __init__(self) -> None:
+        self._blown = asyncio.Event()
+        self._error: CorruptStateError | None = None
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """A CorruptStateError inside reaches the caller, and `hold` as well."""
+        try:
+            yield
+        except CorruptStateError as error:
+            self._error = error
+            self._blown.set()
+            raise
+
+    async def hold(self) -> None:
+        """One of the process's tasks: raises what a guard saw."""
+        await self._blown.wait()
+        if self._error is not None:
+            raise self._error
 
 
 def run(log: logging.Logger, whole: Coroutine[Any, Any, None]) -> int:

@@ -27,7 +27,7 @@ from appliance.hsm.wire import TokenStatus
 from appliance.journal import event, start_journal
 from appliance.messagelog.wire import Audit, LogStatus
 from appliance.net.local_sockets import Handler, LocalClient, LocalServer, channel_path, inherited_sockets
-from appliance.processes.running import run, until_stopped
+from appliance.processes.running import Fuse, run, until_stopped
 from appliance.settings import BoxSettings, SupervisorSettings, load
 from appliance.supervision.announcements import Announcements
 from appliance.supervision.policy import HELD_MARK
@@ -87,6 +87,7 @@ class Supervisor:
         self._since_s, self._told = clock.monotonic_s(), BoxState.OPERATIONAL
         self._incidents: deque[Incident] = deque(maxlen=INCIDENTS_MAX)
         self._counters: dict[str, int] = {}
+        self._fuse = Fuse()
 
     async def serve(self, listeners: dict[str, socket.socket]) -> None:
         """Until cancelled. Raises CorruptStateError leaves."""
@@ -107,6 +108,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve(listeners))
             group.create_task(self._look_forever())
+            group.create_task(self._fuse.hold())
 
     # What others ask
 
@@ -177,7 +179,8 @@ class Supervisor:
             except XacbeError as error:
                 self._count("audit.unavailable")
                 raise AuditUnavailableError(f"the change was not made: {error.kind}: {error}") from None
-            self._store.commit(change)  # commit point: from here on the change is in force
+            with self._fuse.guard():
+                self._store.commit(change)  # commit point: from here on the change is in force
             self._count(change.event)
             event(self._log, logging.INFO, change.event, generation=self._store.generation)
             self._changed.set()

@@ -8,6 +8,7 @@ laboratory's directory. Units die with it (PR_SET_PDEATHSIG), so nothing is ever
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import os
@@ -168,6 +169,8 @@ class Keeper:
         if pid == 0:
             try:
                 _become(unit, inherited)
+            except BaseException as error:
+                os.write(2, f"{unit.name}: {error!r}\n".encode())
             finally:
                 os._exit(127)
         running.pid, running.started_s = pid, self._clock.monotonic_s()
@@ -192,6 +195,8 @@ def _become(unit: Unit, inherited: list[int]) -> None:
     os.closerange(3 + len(high), 4096)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (unit.descriptors_max, unit.descriptors_max))
+    with contextlib.suppress(ValueError, OSError):  # a container's root may not raise it; the signer says whether its memory is locked
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     if unit.uid:
         os.setgroups([])
         os.setresgid(unit.uid, unit.uid, unit.uid)

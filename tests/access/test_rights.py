@@ -10,26 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from appliance.access.admission import Admission
 from appliance.access.paths import compiled, normalised
-from appliance.access.rights import (
-    HTTP,
-    HTTPS,
-    MUTUAL_TLS,
-    NO_RIGHT,
-    AuthenticationError,
-    Client,
-    ClientUnknownError,
-    NoRightError,
-    Right,
-    RightsTable,
-    Service,
-    ServiceDisabledError,
-    UnknownServiceError,
-    decide,
-)
-from appliance.errors import XacbeError
-from appliance.model.identifiers import ClientId, ServiceId
+from appliance.access.rights import NO_RIGHT, Right, RightsTable, decide
+from appliance.model.identifiers import ClientId
 
 SERVICE = "QROO/EST/SSP/SOLOMON/incidentes"
 CLIENT = ClientId("QROO", "MUN", "BENITO-JUAREZ", "SOLOMON")
@@ -184,55 +167,3 @@ def _seconds_a_decision(table: RightsTable, client: ClientId) -> float:
     for _ in range(1000):
         assert table.decide(client, SERVICE, "GET", "/incidentes/1234").allowed
     return (time.perf_counter() - began) / 1000
-
-
-PROVIDER = "QROO/EST/SSP/SOLOMON"
-
-
-def admission(**service: object) -> Admission:
-    return Admission(
-        [Client(PROVIDER, HTTP)],
-        [Service(SERVICE, "http://x/", **service)],  # type: ignore[arg-type]  # the test's own keywords
-        [Right(SERVICE, str(CLIENT))],
-        {},
-    )
-
-
-@pytest.mark.parametrize(
-    ("service", "client", "disabled", "error"),
-    [
-        ("QROO/EST/OTHER/S/incidentes", CLIENT, False, ClientUnknownError),
-        (f"{PROVIDER}/nothing", CLIENT, False, UnknownServiceError),
-        (SERVICE, CLIENT.member, True, NoRightError),
-        (SERVICE, CLIENT, True, ServiceDisabledError),
-    ],
-)
-def test_the_provider_checks_in_x_roads_order(service: str, client: ClientId, disabled: bool, error: type[XacbeError]) -> None:
-    with pytest.raises(error):
-        admission(enabled=not disabled).admit_request(client, ServiceId.parse(service), "GET", "/a")
-
-
-def test_an_admitted_request_names_its_service_and_a_provider_must_be_registered() -> None:
-    service, decision = admission().admit_request(CLIENT, ServiceId.parse(SERVICE), "GET", "/a")
-    assert (service.id, decision.reason) == (SERVICE, str(CLIENT))
-    with pytest.raises(ClientUnknownError):
-        admission().admit_request(CLIENT, ServiceId.parse(SERVICE), "GET", "/a", registered=set())
-
-
-@pytest.mark.parametrize(
-    ("mode", "tls", "certificate", "admitted"),
-    [
-        (HTTP, False, None, True), (HTTP, True, None, True), (HTTPS, False, None, False), (HTTPS, True, None, True),
-        (MUTUAL_TLS, False, b"0known", False), (MUTUAL_TLS, True, None, False), (MUTUAL_TLS, True, b"0other", False),
-        (MUTUAL_TLS, True, b"0known", True), (MUTUAL_TLS, True, b"0own", True),
-    ],
-)  # fmt: skip
-def test_information_systems_show_what_their_mode_asks(mode: str, tls: bool, certificate: bytes | None, admitted: bool) -> None:
-    entrance = Admission([Client(str(CLIENT), mode, (b"0known",))], [], [], {})
-    if admitted:
-        assert entrance.admit_system(CLIENT, tls=tls, certificate=certificate, own_certificate=b"0own").mode == mode
-    else:
-        with pytest.raises(AuthenticationError):
-            entrance.admit_system(CLIENT, tls=tls, certificate=certificate, own_certificate=b"0own")
-    with pytest.raises(ClientUnknownError):
-        entrance.admit_system(CLIENT.member, tls=True, certificate=b"0known")

@@ -17,13 +17,13 @@ class Nginx:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         _certificates(directory)
-        (directory / "answer").write_bytes(b"x" * answer_bytes)
+        self._answer = "x" * answer_bytes
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Nginx:
         upstream = f"""server {{ listen {self.address}:{UPSTREAM_PORT} ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem;
           ssl_client_certificate cert.pem; ssl_verify_client on; ssl_protocols TLSv1.3;
-          location / {{ error_page 405 =200 /answer; root .; }} }}"""
+          location / {{ return 200 "{self._answer}"; }} }}"""
         relay = f"""upstream far {{ server {self.address}:{UPSTREAM_PORT}; keepalive 256; keepalive_requests 1000000; }}
         server {{ listen {self.address}:{RELAY_PORT} ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_protocols TLSv1.3;
           keepalive_requests 1000000;
@@ -32,7 +32,7 @@ class Nginx:
         for name, body in (("upstream", upstream), ("relay", relay)):
             place = self._directory / name
             place.mkdir(exist_ok=True)
-            for file in ("cert.pem", "key.pem", "answer"):
+            for file in ("cert.pem", "key.pem"):
                 (place / file).write_bytes((self._directory / file).read_bytes())
             (place / "nginx.conf").write_text(
                 f"""daemon off; master_process off; pid {place}/pid; error_log {place}/error.log; worker_processes 1;

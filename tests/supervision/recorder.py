@@ -11,7 +11,7 @@ import msgspec
 
 from appliance.messagelog.wire import Audit
 from appliance.net import frames
-from appliance.net.frames import ANSWER, FrameReader
+from appliance.net.frames import ANSWER, Frame, FrameReader
 from tests.supervision.box import bind_channels
 
 
@@ -45,16 +45,16 @@ class AuditingRecorder:
 
     def _answer(self, caller: str, sock: socket.socket) -> None:
         reader = FrameReader()
-        while True:
-            try:
-                data = sock.recv(65536)
-            except OSError:
-                return
-            if not data:
-                return
-            for frame in reader.feed(data):
-                if frame.name != "audit":
-                    sock.sendall(frames.encode_error(frame.call, frames.FrameError(frame.name)))
-                    continue
-                self.records.append((caller, msgspec.msgpack.decode(frame.payload, type=Audit)))
-                sock.sendall(frames.encode(ANSWER, frame.call, "", msgspec.msgpack.encode(None)))
+        try:
+            while data := sock.recv(65536):
+                for frame in reader.feed(data):
+                    self._answer_one(caller, sock, frame)
+        except OSError:
+            return  # closed by either side
+
+    def _answer_one(self, caller: str, sock: socket.socket, frame: Frame) -> None:
+        if frame.name != "audit":
+            sock.sendall(frames.encode_error(frame.call, frames.FrameError(frame.name)))
+            return
+        self.records.append((caller, msgspec.msgpack.decode(frame.payload, type=Audit)))
+        sock.sendall(frames.encode(ANSWER, frame.call, "", msgspec.msgpack.encode(None)))

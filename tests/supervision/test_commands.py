@@ -103,6 +103,7 @@ def test_status_as_json_is_the_same(box: Path) -> None:
     document = shown(box, "status")
     assert isinstance(document, dict)
     assert (document["state"], document["token"], document["advice"][0]["key"]) == ("UNPROVISIONED", None, "advice.enrol")
+    assert document["processes"][0]["process"] == "supervisor"
 
 
 def test_without_a_supervisor_it_says_that_a_process_is_away(tmp_path: Path) -> None:

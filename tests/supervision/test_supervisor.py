@@ -171,8 +171,10 @@ def test_the_relay_hears_of_a_change_at_once_and_waits_otherwise(
     assert waited == first
     assert 0.25 < time.monotonic() - began < 3
 
-    threading.Timer(0.2, lambda: console.call("change_clients", ChangeClients(Client(SUBSYSTEM, HTTP)))).start()
+    change = threading.Timer(0.2, lambda: console.call("change_clients", ChangeClients(Client(SUBSYSTEM, HTTP))))
+    change.start()
     news = relay.call("local_configuration", LocalNews(first.generation, 8), LocalConfiguration)
+    change.join()
 
     assert news.generation == first.generation + 1
     assert [client.subsystem for client in news.clients] == [SUBSYSTEM]
