@@ -81,7 +81,7 @@ def _document(source: str) -> bytes:
     if not _is_url(source):
         return read_file(Path(source))
     try:
-        with urllib.request.urlopen(source, timeout=FETCH_S_MAX) as answer:  # noqa: S310  the scheme is http or https
+        with urllib.request.urlopen(source, timeout=FETCH_S_MAX) as answer:  # noqa: S310  # nosec B310  the scheme is http or https
             data: bytes = answer.read(FILE_BYTES_MAX + 1)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise UnreadableError(f"{source}: {error}") from None

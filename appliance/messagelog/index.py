@@ -47,10 +47,10 @@ CREATE TABLE IF NOT EXISTS message (
   replay BLOB, produced_us INTEGER,
   state INTEGER, stamp INTEGER, stamped_at_us INTEGER, until_us INTEGER);
 CREATE INDEX IF NOT EXISTS message_query ON message (query_id);
-CREATE INDEX IF NOT EXISTS message_client ON message (client);
-CREATE INDEX IF NOT EXISTS message_service ON message (service);
+CREATE INDEX IF NOT EXISTS message_client ON message (client, at_us);
+CREATE INDEX IF NOT EXISTS message_service ON message (service, at_us);
 CREATE INDEX IF NOT EXISTS message_at ON message (at_us);
-CREATE INDEX IF NOT EXISTS message_represented ON message (represented) WHERE represented IS NOT NULL;
+CREATE INDEX IF NOT EXISTS message_represented ON message (represented, at_us) WHERE represented IS NOT NULL;
 CREATE INDEX IF NOT EXISTS message_open ON message (sequence) WHERE state IN (0, 2);
 """
 
@@ -245,7 +245,7 @@ class Index:
             conditions.append("m.at_us <= ?")
             span.append(wanted.until_us)
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-        order = "ORDER BY m.sequence DESC LIMIT ?"
+        order = "ORDER BY m.at_us DESC, m.sequence DESC LIMIT ?"
         rows = self._connection.execute(_SUMMARY + where + order, [*span, min(max(wanted.limit, 1), LIST_MAX)])
         return [_summary(row) for row in rows]
 
@@ -268,12 +268,8 @@ class Index:
 
     def digests(self, signatures: list[int]) -> list[bytes]:
         """SHA-512 of each signature document, in order."""
-        found: dict[int, bytes] = {}
-        for at in range(0, len(signatures), 500):
-            part = signatures[at : at + 500]
-            marks = ",".join("?" * len(part))
-            found |= dict(self._connection.execute(f"SELECT sequence, digest FROM signature WHERE sequence IN ({marks})", part))  # noqa: S608  only question marks
-        return [found[sequence] for sequence in signatures]
+        select = "SELECT digest FROM signature WHERE sequence = ?"
+        return [bytes(self._connection.execute(select, (sequence,)).fetchone()[0]) for sequence in signatures]
 
     def counts(self) -> tuple[int, int | None]:
         """Messages, and the newest stamp's time."""

@@ -26,7 +26,7 @@ from appliance.messagelog.groups import Draft, Group, Written
 from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.reading import Reader, descriptor_for
-from appliance.messagelog.record import AuditEntry, CloseEntry, MessageEntry, SignatureEntry
+from appliance.messagelog.record import SALT_BYTES, AuditEntry, CloseEntry, MessageEntry, SignatureEntry
 from appliance.messagelog.replay import ReplayGuard, replay_key
 from appliance.messagelog.signatures import RecentSignatures
 from appliance.messagelog.stamper import Stamper, TrustAgent
@@ -83,10 +83,11 @@ class Recorder:
         """
         self._clock, self._log, self._stop = clock, log, stop
         self._disk = OsDisk(root)
+        limits = Limits(segment_bytes_max=settings.segment_bytes_max, reserve_bytes=settings.reserve_bytes)
+        self.store = Store(self._disk, limits, clock, lambda: secrets.token_bytes(SALT_BYTES))
+        self.store.lock()
         index = Index(root / INDEX_FILE)
         indexed = index.position()
-        limits = Limits(segment_bytes_max=settings.segment_bytes_max, reserve_bytes=settings.reserve_bytes)
-        self.store = Store(self._disk, limits, clock, lambda: secrets.token_bytes(16))
         check = self.store.open([indexed.sequence])
         if check.watched(indexed.sequence) != indexed.link:
             event(log, logging.WARNING, "log.index_rebuilt", sequence=indexed.sequence)

@@ -78,22 +78,28 @@ class Store:
         self._marks: dict[int, int] = {}
         self._current: _Segment | None = None
         self._known: OrderedDict[SignatureKey, int] = OrderedDict()
-        self._reserved = self._unusable = False
+        self._reserved = self._unusable = self._locked = False
         self.position = Position()
         self.repaired_bytes = 0
         self.bytes = 0
 
     # -- start and end
 
+    def lock(self) -> None:
+        """Makes sure that nobody else writes here: before anything is touched. Raises LogLockedError."""
+        if self._locked:
+            return
+        for directory in (SEGMENTS, BODIES):
+            self._disk.make_directory(directory)
+        self._disk.lock(LOCK)
+        self._locked = True
+
     def open(self, watch: Sequence[int] = ()) -> ChainCheck:
         """Locks, checks every record, cuts a torn tail off, removes what no record names, and writes the BOOT record.
 
         Raises LogLockedError, BrokenLinkError, SyncFailedError, LogFullError. The check remembers the links of the watched sequences.
         """
-        disk = self._disk
-        for directory in (SEGMENTS, BODIES):
-            disk.make_directory(directory)
-        disk.lock(LOCK)
+        self.lock()
         check = ChainCheck()
         for sequence in watch:
             check.watch(sequence)
@@ -112,6 +118,7 @@ class Store:
             self._disk.close(self._current.handle)
             self._current = None
         self._disk.release()
+        self._locked = False
 
     def _segments_found(self) -> list[int]:
         found = []

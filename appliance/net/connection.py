@@ -102,11 +102,13 @@ class ServerConnection(HttpStream):
             if self._discarded > LINGER_BYTES_MAX:
                 self._transport.abort()
             return
+        super().data_received(data)
+
+    def _part_arrived(self) -> None:
         if self._head is None and not self._head_begun and self._waiter is not None:
             # From its first byte a head has a limit of its own; later bytes do not move it (T42).
             self._head_begun = True
             self.deadline = self._loop.time() + self._limits.head_s_max
-        super().data_received(data)
 
     def stream_ended(self, clean: bool) -> None:
         if self._closing:
@@ -135,12 +137,6 @@ class ServerConnection(HttpStream):
         self._given, self._answering = None, False
         self._next_message()
         return True
-
-    def _wake(self) -> None:
-        # Part of a head wakes nobody: its deadline stays the one of its first byte.
-        if self._head_begun and self._head is None and self._error is None and not (self._ended or self._stopping or self._closing):
-            return
-        super()._wake()
 
 
 class ClientConnection(HttpStream):

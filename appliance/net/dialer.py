@@ -86,6 +86,7 @@ class Dialer:
         self._deadlines = Deadlines()
         self._routes: OrderedDict[tuple[str, tuple[Address, ...]], _Route] = OrderedDict()
         self._connections: set[ClientConnection] = set()
+        self._gone: asyncio.Future[None] | None = None
 
     async def acquire(
         self,
@@ -132,9 +133,11 @@ class Dialer:
         """Ends everything, and waits until the sockets are closed: a loop that is closed under them hangs (uvloop)."""
         for connection in list(self._connections):
             connection.abort()
-        until_s = self._loop.time() + GONE_S_MAX
-        while self._connections and self._loop.time() < until_s:
-            await asyncio.sleep(0.01)
+        if self._connections:
+            self._gone = self._loop.create_future()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GONE_S_MAX):
+                    await self._gone
 
     # Kept connections
 
@@ -200,6 +203,8 @@ class Dialer:
         if connection in route.idle:
             route.idle.remove(connection)
         route.wake(None)
+        if self._gone is not None and not self._connections and not self._gone.done():
+            self._gone.set_result(None)
 
     # New connections
 

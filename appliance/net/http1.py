@@ -5,7 +5,8 @@ Pure. llhttp (httptools) takes a complete head apart, one fresh parser a head (1
 Targets, header names and values stay the received bytes, in the received order: they are signed.
 
 Invariant of the readers: any cut of the same bytes gives the same events (pieces of a body joined), or the same error in the same message;
-arbitrary bytes give events or one of MalformedError, OversizedError. A reader stops at the end of each message until `next_message` is called: the rest waits unparsed.
+arbitrary bytes give events or one of MalformedError, OversizedError. A reader stops at the end of each message until `next_message` is
+called: the rest waits unparsed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ CHUNKED, UNTIL_CLOSE = -1, -2
 """`body_bytes` of a head whose body has no length: framed by chunks, or by the end of the connection (responses only)."""
 INFORMATIONAL_MAX = 8
 """1xx answers skipped before the answer itself."""
+
+_FRAMING_LENGTHS = frozenset({4, 6, 10, 14, 17})
+"""Of host, expect, connection, content-length, transfer-encoding."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -178,20 +182,22 @@ class _Reader:
 
     def _feed_head(self, buffer: bytes) -> list[Event]:
         while True:
-            end = _head_end(buffer, self._limits)
+            end = _head_end(buffer, self._limits.head_bytes_max)
             if not end:
                 self._rest = buffer
                 return []
             self._rest = b""
-            head = self._head(buffer[:end] if end < len(buffer) else buffer)
+            head = self._head(buffer if end == len(buffer) else buffer[:end])
             if head is not None:
                 break
             buffer = buffer[end:]  # a 1xx answer: the answer itself follows
-        self._left = head.body_bytes
-        if head.body_bytes == CHUNKED:
+        left = self._left = head.body_bytes
+        if left == len(buffer) - end:  # the usual case: all of it came together, and nothing else
+            self._ended = True
+            return [head, buffer[end:], None] if left else [head, None]
+        if left == CHUNKED:
             self._chunks = ChunkReader()
-        events: list[Event] = [head]
-        return self._feed_body(buffer[end:], events) if end < len(buffer) or not self._left else events
+        return self._feed_body(buffer[end:], [head]) if end < len(buffer) else [head]
 
     def _feed_body(self, data: bytes, events: list[Event]) -> list[Event]:
         left = self._left
@@ -240,14 +246,18 @@ class RequestReader(_Reader):
             raise MalformedError("not a request line of HTTP/1.1")
         if not target.startswith(b"/") or b"#" in target:
             raise MalformedError("the target is not a path")
-        lowered = raw.lower()
-        hosts = lowered.count(b"\r\nhost:")
-        if hosts != 1 and (hosts or modern):
+        framing = _Framing(fields.headers, modern)
+        if framing.hosts != 1 and (framing.hosts or modern):
             raise MalformedError("not one Host")
-        chunked = _is_chunked(lowered, modern)
-        body_bytes = CHUNKED if chunked else _content_length(lowered) or 0
-        keep_alive = modern and not _asks_to_close(lowered, fields.headers)
-        return RequestHead(method, target, fields.headers, keep_alive, int(modern), _expects_continue(lowered) and modern, body_bytes)
+        return RequestHead(
+            method,
+            target,
+            fields.headers,
+            modern and not framing.close,
+            int(modern),
+            modern and framing.expects_continue,
+            framing.body_bytes or 0,
+        )
 
 
 class ResponseReader(_Reader):
@@ -276,30 +286,29 @@ class ResponseReader(_Reader):
             if status == 101 or self._informational > INFORMATIONAL_MAX:
                 raise MalformedError("an upgrade nobody asked for, or too many informational answers")
             return None
-        lowered = raw.lower()
-        if _is_chunked(lowered, modern):
-            body_bytes = CHUNKED
-        else:
-            length = _content_length(lowered)
-            body_bytes = UNTIL_CLOSE if length is None else length
+        framing = _Framing(fields.headers, modern)
         if self._to_head or status in (204, 304):
             body_bytes = 0
-        keep_alive = modern and body_bytes != UNTIL_CLOSE and not _asks_to_close(lowered, fields.headers)
+        else:
+            body_bytes = UNTIL_CLOSE if framing.body_bytes is None else framing.body_bytes
+        keep_alive = modern and body_bytes != UNTIL_CLOSE and not framing.close
         return ResponseHead(status, fields.reason, fields.headers, keep_alive, int(modern), body_bytes)
 
 
-def _head_end(buffer: bytes, limits: HeadLimits) -> int:
+def _head_end(buffer: bytes, bytes_max: int) -> int:
     """Where the head's empty line ends, 0 while it has not come. What is refused here does not depend on the cut."""
-    if not b"A" <= buffer[:1] <= b"Z":
+    if not buffer:
+        return 0
+    if not 65 <= buffer[0] <= 90:  # a method, or HTTP: a capital letter
         raise MalformedError("not HTTP")
-    found = buffer.find(b"\r\n\r\n", 0, limits.head_bytes_max)
+    found = buffer.find(b"\r\n\r\n", 0, bytes_max)
     if found >= 0:
         return found + 4
-    size = min(len(buffer), limits.head_bytes_max)
+    size = min(len(buffer), bytes_max)
     if buffer.count(b"\n", 0, size) != buffer.count(b"\r\n", 0, size):  # llhttp would say so, but only of a complete head
         raise MalformedError("a bare line feed")
-    if size == limits.head_bytes_max:
-        raise OversizedError(f"head of more than {limits.head_bytes_max} bytes", 431)
+    if size == bytes_max:
+        raise OversizedError(f"head of more than {bytes_max} bytes", 431)
     return 0
 
 
@@ -318,53 +327,45 @@ def _parse(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, f
         fields.headers = [(name, value.rstrip(b" \t")) for name, value in fields.headers]
 
 
-# The framing headers are looked up in the whole head in lower case: llhttp has made sure that a name follows its line break at once and
-# its colon the name, that no line is folded, and that lengths are numbers. Cheaper by half than to look at each header (measured).
+class _Framing:
+    """What the framing headers of one head say: the length of its body or CHUNKED, None without either."""
+
+    __slots__ = ("body_bytes", "close", "expects_continue", "hosts")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], modern: bool) -> None:
+        self.body_bytes: int | None = None
+        self.close = self.expects_continue = False
+        self.hosts = 0
+        for name, value in headers:
+            if len(name) in _FRAMING_LENGTHS:  # spares most names their lower case
+                lowered = name.lower()
+                if lowered == b"host":
+                    self.hosts += 1
+                elif lowered == b"content-length":
+                    self._body(_length(value))
+                elif lowered == b"connection":
+                    self.close |= value != b"keep-alive" and b"close" in map(bytes.strip, value.lower().split(b","))
+                elif lowered == b"transfer-encoding":
+                    if value.lower() != b"chunked":
+                        raise MalformedError("a transfer coding that we do not know", 501)
+                    if not modern:
+                        raise MalformedError("chunks in HTTP/1.0")
+                    self._body(CHUNKED)
+                elif lowered == b"expect":
+                    if value.lower() != b"100-continue":
+                        raise MalformedError("an expectation that we do not know", 417)
+                    self.expects_continue = True
+
+    def _body(self, size: int) -> None:
+        if self.body_bytes is not None:
+            raise MalformedError("the length of the body said twice")  # (T03) whoever is in front may believe the other one
+        self.body_bytes = size
 
 
-def _value(lowered: bytes, name: bytes) -> bytes | None:
-    """The only value under `name` (line break and colon included), or None. Raises MalformedError where there are two."""
-    found = lowered.find(name)
-    if found < 0:
-        return None
-    begin = found + len(name)
-    if lowered.find(name, begin) >= 0:
-        raise MalformedError("a framing header twice")
-    return lowered[begin : lowered.find(b"\r\n", begin)].strip(b" \t")
-
-
-def _content_length(lowered: bytes) -> int | None:
-    value = _value(lowered, b"\r\ncontent-length:")
-    if value is None:
-        return None
+def _length(value: bytes) -> int:
     if not value.isdigit() or len(value) > LENGTH_DIGITS_MAX:
         raise MalformedError("not a Content-Length")
     return int(value)
-
-
-def _is_chunked(lowered: bytes, modern: bool) -> bool:
-    value = _value(lowered, b"\r\ntransfer-encoding:")
-    if value is None:
-        return False
-    if value != b"chunked":
-        raise MalformedError("a transfer coding that we do not know", 501)
-    if not modern or b"\r\ncontent-length:" in lowered:
-        raise MalformedError("chunks beside a length, or in HTTP/1.0")  # (T03) whoever is in front may believe the other one
-    return True
-
-
-def _expects_continue(lowered: bytes) -> bool:
-    value = _value(lowered, b"\r\nexpect:")
-    if value not in (None, b"100-continue"):
-        raise MalformedError("an expectation that we do not know", 417)
-    return value is not None
-
-
-def _asks_to_close(lowered: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-    if b"\r\nconnection:" not in lowered:
-        return False
-    values = [value.lower() for name, value in headers if name.lower() == b"connection"]
-    return any(token.strip() == b"close" for value in values for token in value.split(b","))
 
 
 REASONS = {

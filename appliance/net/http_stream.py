@@ -96,12 +96,16 @@ class HttpStream(asyncio.Protocol):
         except PeerProtocolError as error:
             self._fail(error)
             return
-        self._take(events)
         self._progress += len(data)
+        if not events:
+            self._part_arrived()
+        else:
+            self._take(events)
+            if self._waiter is not None:
+                self._wake()
         if self._buffered + self._reader.held_bytes > BUFFERED_BYTES_MAX and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
-        self._wake()
 
     def eof_received(self) -> bool:
         """A plain transport's end; it stays open for what we still have to say."""
@@ -209,6 +213,9 @@ class HttpStream(asyncio.Protocol):
             self._transport.abort()
 
     # Inside
+
+    def _part_arrived(self) -> None:
+        """Bytes that complete nothing yet; whoever waits goes on waiting."""
 
     def _answered_early(self) -> bool:
         return False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +62,10 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    directory = tmp_path_factory.mktemp("lab")
-    for part in (directory, directory.parent, directory.parent.parent):
-        part.chmod(0o755)  # the boxes' own users must reach it
+def lab() -> Iterator[Lab]:
+    """In a directory that the boxes' own users can reach, and that stays for a look when something failed."""
+    directory = Path(tempfile.mkdtemp(prefix="xacbe-lab-"))
     document = network.up(directory, 3, "softhsm", BASE, 1, lambda line: None)
     yield Lab(directory, document)
     network.down(directory)
+    shutil.rmtree(directory)

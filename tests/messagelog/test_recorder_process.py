@@ -22,7 +22,7 @@ from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.record import MessageEntry
 from appliance.messagelog.store import Limits, Store
 from appliance.messagelog.wire import Append, Appended, Audit, LogStatus, Seal
-from appliance.net.local_sockets import LocalClient, LocalServer, NeighbourAwayError, channel_path
+from appliance.net.local_sockets import Handler, LocalClient, LocalServer, NeighbourAwayError, channel_path
 from appliance.seal.verify import verify_container
 from appliance.trust.wire import StampReply, StampRequest, View
 from tests.messagelog.drafts import salts
@@ -67,7 +67,7 @@ async def trust_agent(state: Path, workshop: Workshop) -> AsyncIterator[Authorit
     async def none(caller: str, payload: bytes) -> None:
         raise UnavailableError("not here")
 
-    handlers = {"stamp": stamp, "view": view, "own_evidence": none, "trust_status": none, "install_anchor": none}
+    handlers: dict[str, Handler] = {"stamp": stamp, "view": view, "own_evidence": none, "trust_status": none, "install_anchor": none}
     listeners = bind_channels(state, "trust_agent")
     async with asyncio.TaskGroup() as group:
         task = group.create_task(LocalServer("trust_agent", handlers).serve(listeners))
