@@ -98,8 +98,13 @@ class Centre:
         return self.settings.instance
 
     @property
+    def configuration_address(self) -> str:
+        """Host and port, as a `source` of the shared parameters names it."""
+        return f"{_host(self.settings.address)}:{self.settings.configuration_port}"
+
+    @property
     def configuration_url(self) -> str:
-        return f"http://{_host(self.settings.address)}:{self.settings.configuration_port}/internalconf"
+        return f"http://{self.configuration_address}/internalconf"
 
     @property
     def ocsp_url(self) -> str:

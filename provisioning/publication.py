@@ -62,7 +62,8 @@ def publish(registry: Registry, centre: Centre, signing: ConfigurationKey, versi
     A part's path carries the moment at which its content became the current one: what did not change keeps its path and is not fetched
     again, and boxes refuse a directory whose paths are older than those they know (T14).
     """
-    source = centre.settings.address, signing.certificate.public_bytes(Encoding.DER)
+    # with its port: boxes and X-Road build `http://<address>/internalconf` from it (sheet 6.2)
+    source = centre.configuration_address, signing.certificate.public_bytes(Encoding.DER)
     snapshot = registry.snapshot(now_us)
     named = {
         "SHARED-PARAMETERS": ("shared-params.xml", shared_parameters(snapshot, centre.settings.parameters, source, version)),

@@ -1,4 +1,4 @@
-"""Prints which tests hold which rule of the protocol and which case of the reliability plan (`pytest -s tests/test_rules.py` with all tests)."""
+"""Prints which tests hold which rule of the protocol and which case of the reliability plan (`pytest -s`, with all tests)."""
 
 from __future__ import annotations
 

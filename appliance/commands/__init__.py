@@ -1,7 +1,7 @@
 """`xacbe`: the box's command. One module per noun, each a client of local sockets; only the noun that is called is imported.
 
-A noun module has `HELP` (a key of the catalogue), `add_arguments(parser)` and `run(arguments) -> int`. Exit codes: 0 done, 1 refused or invalid,
-2 wrong usage or undecidable, 3 a process of the box is away.
+A noun module has `HELP` (a key of the catalogue), `add_arguments(parser)` and `run(arguments) -> int`. Exit codes: 0 done, 1 refused or
+invalid, 2 wrong usage or undecidable, 3 a process of the box is away.
 """
 
 from __future__ import annotations

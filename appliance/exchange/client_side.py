@@ -67,6 +67,7 @@ class ClientSide:
         response = parse_head(answer.head)
         if not isinstance(response, RestResponse):
             raise routing.AnswerBrokenError("the peer answered with a request")
+        shared = self._trust.shared()  # the answer took its time: what was valid before it may have ended
         answer = verified(answer, response.digest, request.service.provider, shared, self._clock.now_us())
         check_response(response, request, request_hash(request.digest, body.digest if body else None))
         # (8) durable and stamped, (9) within the eight-hour rule: now it may be delivered

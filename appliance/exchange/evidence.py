@@ -26,10 +26,10 @@ class NotStampedError(UnverifiedError):
     kind = "seal.not_stamped"
 
 
-class SigningTimeError(UnverifiedError):
+class SealTooOldError(UnverifiedError):
     """The time at which the sender claims to have sealed is unreadable, or more than eight hours from now."""
 
-    kind = "seal.signing_time"
+    kind = "seal.too_old"
 
 
 def verified(sealed: Sealed, head_digest: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> Sealed:
@@ -53,9 +53,9 @@ def _signed_at_us(signing_time: str, at_us: int) -> int:
         moment = datetime.fromisoformat(signing_time)
         signed_at_us = to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
-        raise SigningTimeError("the signing time cannot be read") from None
+        raise SealTooOldError("the signing time cannot be read") from None
     if abs(at_us - signed_at_us) > EVIDENCE_GAP_MAX_US:
-        raise SigningTimeError(f"sealed {abs(at_us - signed_at_us) // 60_000_000} minutes from now")
+        raise SealTooOldError(f"sealed {abs(at_us - signed_at_us) // 60_000_000} minutes from now")
     return signed_at_us
 
 

@@ -16,15 +16,16 @@ class LocalView:
     def __init__(self, configuration: LocalConfiguration, groups: dict[str, frozenset[ClientId]]) -> None:
         self.generation = configuration.generation
         self.rights = RightsTable(configuration.rights, groups)
-        self._clients = {client.subsystem: client for client in configuration.clients}
-        self._services = {service.id: service for service in configuration.services}
+        # by parts, not by text: a part may contain a slash, and two names must never be taken for one
+        self._clients = {ClientId.parse(client.subsystem): client for client in configuration.clients}
+        self._services = {ServiceId.parse(service.id): service for service in configuration.services}
         self.client_certificates = tuple({der for client in configuration.clients for der in client.certificates})
 
     def client(self, client: ClientId) -> Client | None:
-        return self._clients.get(str(client))
+        return self._clients.get(client)
 
     def service(self, service: ServiceId) -> Service | None:
-        return self._services.get(str(service))
+        return self._services.get(service)
 
     def services(self) -> list[Service]:
         return list(self._services.values())

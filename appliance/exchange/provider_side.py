@@ -48,6 +48,7 @@ class ProviderSide:
         service = self._admit(request, local)
         # (3) the whole message, (4) its seal: by the client's member, over head and body as received
         sealed = await source.receive()
+        shared = self._trust.shared()  # a large body takes its time: what was valid before it may have ended
         sealed = verified(sealed, request.digest, request.client, shared, self._clock.now_us())
         # (5) durable, stamped and not seen before (the recorder's guard against replay); (6) within the eight-hour rule
         appended = await self._log.append(record_of(request, sealed, side=PROVIDER, direction=REQUEST, received=True))

@@ -27,7 +27,7 @@ from appliance.messagelog.record import (
 from appliance.messagelog.stamping import Waiting
 from appliance.messagelog.wire import ListRecords, RecordSummary
 
-FORMAT = 1
+FORMAT = 2
 WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE = "waiting", "stamped", "provisional", "unconfirmed"
 _W, _S, _P, _U = 0, 1, 2, 3
 _STATES = (WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE)
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS stamp (sequence INTEGER PRIMARY KEY, offset INTEGER);
 CREATE TABLE IF NOT EXISTS message (
   sequence INTEGER PRIMARY KEY, offset INTEGER, at_us INTEGER, side INTEGER, direction INTEGER, query_id TEXT, request_id TEXT,
   client INTEGER, service INTEGER, represented INTEGER, bytes INTEGER, signature INTEGER, ends_us INTEGER,
-  replay BLOB, produced_us INTEGER,
+  replay BLOB, signed_us INTEGER,
   state INTEGER, stamp INTEGER, stamped_at_us INTEGER, until_us INTEGER);
 CREATE INDEX IF NOT EXISTS message_query ON message (query_id);
 CREATE INDEX IF NOT EXISTS message_client ON message (client, at_us);
@@ -192,7 +192,7 @@ class Index:
             entry.signature,
             entry.ends_us,
             None if entry.replay_key is None else entry.replay_key[:REPLAY_BYTES],
-            entry.ocsp_produced_at_us,
+            entry.signed_at_us,
             _W,
             None,
             None,
@@ -221,10 +221,10 @@ class Index:
         outage = self._connection.execute("SELECT value FROM state WHERE key = 'outage'").fetchone()
         return OpenWork(waiting, provisional, outage[0] if outage else None)
 
-    def replay_keys(self, produced_after_us: int) -> Iterator[tuple[bytes, int]]:
-        """(beginning of the key, time of the OCSP response) of received messages whose response is younger."""
+    def replay_keys(self, signed_after_us: int) -> Iterator[tuple[bytes, int]]:
+        """(beginning of the key, signing time) of received messages that were sealed later."""
         yield from self._connection.execute(
-            "SELECT replay, produced_us FROM message WHERE produced_us > ? AND replay IS NOT NULL", (produced_after_us,)
+            "SELECT replay, signed_us FROM message WHERE signed_us > ? AND replay IS NOT NULL", (signed_after_us,)
         )
 
     def search(self, wanted: ListRecords) -> list[RecordSummary]:

@@ -98,6 +98,8 @@ class MessageEntry(msgspec.Struct, array_like=True):
     """Last moment at which a stamp may still be given (eight-hour rule, with our margin)."""
     replay_key: bytes | None
     """Of a received message; see `messagelog.replay`."""
+    signed_at_us: int = 0
+    """The signed SigningTime of a received message."""
 
 
 class StampEntry(msgspec.Struct, array_like=True):

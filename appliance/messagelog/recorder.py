@@ -27,7 +27,7 @@ from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.reading import Reader, descriptor_for
 from appliance.messagelog.record import SALT_BYTES, AuditEntry, CloseEntry, MessageEntry, SignatureEntry
-from appliance.messagelog.replay import ReplayGuard, replay_key
+from appliance.messagelog.replay import ReplayGuard
 from appliance.messagelog.signatures import RecentSignatures
 from appliance.messagelog.stamper import Stamper, TrustAgent
 from appliance.messagelog.stamping import StampQueue, Waiting, WriteUnconfirmed
@@ -109,9 +109,9 @@ class Recorder:
 
     def _recall_replays(self, index: Index) -> None:
         now_us = self._clock.now_us()
-        for key, produced_at_us in index.replay_keys(now_us - EVIDENCE_GAP_MAX_US):
+        for key, signed_at_us in index.replay_keys(now_us - EVIDENCE_GAP_MAX_US):
             with suppress(XacbeError):  # the same key twice: a message that was logged and then refused for another reason
-                self._guard.claim(key, produced_at_us, now_us)
+                self._guard.claim(key, signed_at_us, now_us)
 
     def _stamper(self, index: Index, trust: TrustAgent, on_unconfirmed: Callable[[WriteUnconfirmed], None]) -> Stamper:
         work = index.open_work()
@@ -170,7 +170,7 @@ class Recorder:
             raise AppendMalformedError("neither request nor response of a side of ours")
         self.stamper.stamps.check_room()
         signature = self._signatures.entry(request.seal)
-        key = self._claim(request, signature)
+        key = self._claim(request)
         try:
             answer = await self._submit(request, signature, key)
         except CorruptStateError as error:  # a body's sync failed: nothing is known any more (T35)
@@ -178,16 +178,17 @@ class Recorder:
             raise
         except BaseException:
             if key is not None:
-                self._guard.release(key, signature.ocsp_produced_at_us)
+                self._guard.release(key, request.signed_at_us)
             raise
         return await answer
 
-    def _claim(self, request: Append, signature: SignatureEntry) -> bytes | None:
+    def _claim(self, request: Append) -> bytes | None:
         if not request.received:
             return None
-        key = replay_key(signature.digest, request.message)
-        self._guard.claim(key, signature.ocsp_produced_at_us, self._clock.now_us())
-        return key
+        if request.replay_key is None:
+            raise AppendMalformedError("a received message without its replay key")
+        self._guard.claim(request.replay_key, request.signed_at_us, self._clock.now_us())
+        return request.replay_key
 
     async def _submit(self, request: Append, signature: SignatureEntry, key: bytes | None) -> asyncio.Future[Appended]:
         """Hands the record to the writer; the future is the answer. Nothing of it is durable when this raises."""
@@ -199,7 +200,7 @@ class Recorder:
             if body is not None:
                 self._disk.close(body)
             if isinstance(result, XacbeError):
-                self._not_written(result, signature, key, answer)
+                self._not_written(result, request, answer)
                 return
             self.appended += 1
             waiting = Waiting(result.sequence, entry.signature, signature.digest, entry.ends_us, result.at_us)
@@ -218,10 +219,10 @@ class Recorder:
             raise
         return answer
 
-    def _not_written(self, error: XacbeError, signature: SignatureEntry, key: bytes | None, answer: asyncio.Future[Appended]) -> None:
+    def _not_written(self, error: XacbeError, request: Append, answer: asyncio.Future[Appended]) -> None:
         self.refused += 1
-        if key is not None:
-            self._guard.release(key, signature.ocsp_produced_at_us)
+        if request.received and request.replay_key is not None:
+            self._guard.release(request.replay_key, request.signed_at_us)
         if not answer.done():
             answer.set_exception(error)
 
@@ -293,6 +294,7 @@ def _entry_of(request: Append, signature: SignatureEntry, key: bytes | None) -> 
         ocsp_produced_at_us=request.seal.ocsp_produced_at_us,
         ends_us=ends_us(request.seal),
         replay_key=key,
+        signed_at_us=request.signed_at_us,
     )
 
 

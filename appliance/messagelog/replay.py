@@ -1,12 +1,12 @@
 """A sealed message is accepted once: the guard against replays (T13).
 
-Pure. The key is a digest over the signature part and the message part; it is kept as long as the OCSP response inside the signature is
-fresh, at most eight hours: after that the seal is refused for its age. A client's retry is a new seal, hence another key.
+Pure. A key is a digest over what the seal signs and the message's head (`exchange.evidence` makes it); it is remembered for eight hours
+from the signed signing time, since an older seal does not come in at all. Nothing unsigned takes part: neither the OCSP response inside the
+signature document nor its layout can make a known message look new. A client's retry is a new seal, hence another key.
 """
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from bisect import bisect_left
 
@@ -32,15 +32,10 @@ class ReplayGuardFullError(UnavailableError):
     kind = "log.replay_guard_full"
 
 
-def replay_key(signature_digest: bytes, message: bytes) -> bytes:
-    """SHA-512 over the digests of the two parts."""
-    return hashlib.sha512(signature_digest + hashlib.sha512(message).digest()).digest()
-
-
 class ReplayGuard:
-    """Remembers keys by the hour of their OCSP response. Invariant: a key is in at most one place, once.
+    """Remembers keys by the hour of their signing time. Invariant: a key is in at most one place, once.
 
-    The response is part of the signature, so equal keys have equal times: one bucket answers. 64 bits of each key are kept, in sorted
+    The signing time is signed, so equal keys have equal times: one bucket answers. 64 bits of each key are kept, in sorted
     arrays: among four million keys a stranger is mistaken for a known one in 2 of 10^13 cases, and is then refused, not believed.
     """
 
@@ -49,9 +44,9 @@ class ReplayGuard:
         self._buckets: dict[int, dict[int, array[int]]] = {}
         self.size = 0
 
-    def claim(self, key: bytes, produced_at_us: int, now_us: int) -> None:
+    def claim(self, key: bytes, signed_at_us: int, now_us: int) -> None:
         """Remembers the key. Raises MessageReplayedError where it is known, ReplayGuardFullError."""
-        hour = produced_at_us // _BUCKET_US
+        hour = signed_at_us // _BUCKET_US
         bucket = self._buckets.get(hour)
         if bucket is None:
             self._forget(now_us)
@@ -68,10 +63,10 @@ class ReplayGuard:
         shard.insert(at, short)
         self.size += 1
 
-    def release(self, key: bytes, produced_at_us: int) -> None:
+    def release(self, key: bytes, signed_at_us: int) -> None:
         """Forgets a key whose message was not logged after all."""
         short = int.from_bytes(key[:8], "big")
-        shard = self._buckets.get(produced_at_us // _BUCKET_US, {}).get(short >> (64 - _SHARD_BITS))
+        shard = self._buckets.get(signed_at_us // _BUCKET_US, {}).get(short >> (64 - _SHARD_BITS))
         if shard is None:
             return
         at = bisect_left(shard, short)
@@ -80,6 +75,6 @@ class ReplayGuard:
             self.size -= 1
 
     def _forget(self, now_us: int) -> None:
-        """Hours whose responses are all more than eight hours old; they are refused as stale before anybody asks here."""
+        """Hours whose seals are all more than eight hours old; they are refused for their age before anybody asks here."""
         for hour in [hour for hour in self._buckets if (hour + 1) * _BUCKET_US + EVIDENCE_GAP_MAX_US < now_us]:
             self.size -= sum(len(shard) for shard in self._buckets.pop(hour).values())

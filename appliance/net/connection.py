@@ -46,7 +46,7 @@ class ServerConnection(HttpStream):
         Raises MalformedError, OversizedError, PeerClosedError, PeerTimeoutError (kinds http.malformed, peer.oversized, peer.closed,
         peer.timeout); the peer's silence between requests is None.
         """
-        if self._given is not None and not await self._finish_previous():
+        if self._given is not None and not (self._go_on() or await self._skip_and_go_on()):
             return None
         self._head_begun = False
         while self._head is None:
@@ -71,7 +71,8 @@ class ServerConnection(HttpStream):
 
     def write(self, data: bytes) -> None:
         self._answering = True
-        super().write(data)
+        if not self.lost:
+            self._transport.write(data)
 
     def refuse(self, status: int) -> None:
         """Answers with an empty body, unless an answer has begun, and closes."""
@@ -90,19 +91,17 @@ class ServerConnection(HttpStream):
         if self._closing or self.lost or self._ended or not unread:
             super().close()
             return
-        self._closing = self._lingering = True
+        self._closing = self._deaf = self._lingering = True
         self._transport.write_eof()
         self._resume_reading()
         self._chunks.clear()
         self.deadline = self._loop.time() + LINGER_S
 
-    def data_received(self, data: bytes) -> None:
+    def _unwanted(self, data: bytes) -> None:
         if self._lingering:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES_MAX:
                 self._transport.abort()
-            return
-        super().data_received(data)
 
     def _part_arrived(self) -> None:
         if self._head is None and not self._head_begun and self._waiter is not None:
@@ -118,31 +117,37 @@ class ServerConnection(HttpStream):
 
     def expired(self) -> None:
         if self._closing or (self._head is None and self._reader.between_messages):
-            self._closing = True  # idle, or not taking our goodbye: nothing to report
+            self._closing = self._deaf = True  # idle, or not taking our goodbye: nothing to report
             self._transport.abort()
             self._wake()
         else:
             super().expired()
 
-    async def _finish_previous(self) -> bool:
-        """Skips what is left of the previous request's body. False where the connection cannot go on."""
-        if self._given is None or not self._given.keep_alive or self._continue_due or self._stopping:
+    def _go_on(self) -> bool:
+        """To the next request, where the previous one was read to its end and the connection is kept."""
+        given = self._given
+        if not self._complete or self._chunks or self._stopping or given is None or not given.keep_alive:
             return False
-        skipped = 0
-        while not self._complete or self._chunks:
-            piece = await self.next_chunk()
-            skipped += len(piece or b"")
-            if skipped > DISCARDED_BYTES_MAX:
-                return False
         self._given, self._answering = None, False
         self._next_message()
         return True
+
+    async def _skip_and_go_on(self) -> bool:
+        """The same after skipping what is left of the previous request's body. False where the connection cannot go on."""
+        if self._given is None or not self._given.keep_alive or self._continue_due or self._stopping:
+            return False
+        skipped = 0
+        while (piece := await self.next_chunk()) is not None:
+            skipped += len(piece)
+            if skipped > DISCARDED_BYTES_MAX:
+                return False
+        return self._go_on()
 
 
 class ClientConnection(HttpStream):
     """A connection that we made. One exchange at a time: `start`, `write` and `drain` ... `finish`, `response`, the body, `release`."""
 
-    __slots__ = ("_in_exchange", "_sent", "context", "key", "session_kept")
+    __slots__ = ("_in_exchange", "_responses", "_sent", "context", "key", "session_kept")
 
     def __init__(
         self,
@@ -154,7 +159,9 @@ class ClientConnection(HttpStream):
         context: Any = None,
     ) -> None:
         """`key` and `context` belong to whoever made the connection."""
-        super().__init__(ResponseReader(limits.head), peer, limits, deadlines, on_lost)
+        self._responses = ResponseReader(limits.head)
+        super().__init__(self._responses, peer, limits, deadlines, on_lost)
+        self._deaf = True
         self.key, self.context = key, context
         self.session_kept = False
         self._in_exchange = False
@@ -190,16 +197,15 @@ class ClientConnection(HttpStream):
 
         Raises PeerClosedError where the peer has gone meanwhile: no byte was sent then, another connection may be tried.
         """
-        reader = self._reader
-        if not isinstance(reader, ResponseReader) or (self._in_exchange and not self.reusable and not self.lost):
+        if self._in_exchange and not (self.exchange_over or self.lost):
             raise RuntimeError("the previous exchange is not over")
         if not self.reusable:
             raise PeerClosedError("the connection was closed while it was idle")
         if self._in_exchange:
             self._next_message()
-        self._in_exchange, self._sent = True, not more
+        self._in_exchange, self._sent, self._deaf = True, not more, False
         self.deadline = NEVER
-        reader.expect_answer_to(method)
+        self._responses.expect_answer_to(method)
         self.write(data)
 
     def finish(self, data: bytes = b"") -> None:
@@ -228,12 +234,11 @@ class ClientConnection(HttpStream):
         if self._in_exchange:
             self._in_exchange = False
             self._next_message()
+        self._deaf = True
         self.deadline = until
 
-    def data_received(self, data: bytes) -> None:
-        if self._in_exchange:
-            super().data_received(data)
-        else:
+    def _unwanted(self, data: bytes) -> None:
+        if not self._in_exchange:
             self.abort()  # an answer to nothing
 
     def stream_ended(self, clean: bool) -> None:

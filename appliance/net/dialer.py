@@ -124,9 +124,10 @@ class Dialer:
                 connection.abort()
             return
         route, address = connection.key
-        self._keep_session(route, address, connection)
+        if not connection.session_kept:
+            self._keep_session(route, address, connection)
         connection.rest(self._loop.time() + self._limits.idle_s_max)
-        if not route.wake(connection):
+        if not (route.waiting and route.wake(connection)):
             route.idle.append(connection)
 
     async def close(self) -> None:
@@ -188,11 +189,9 @@ class Dialer:
 
     def _keep_session(self, route: _Route, address: Address, connection: ClientConnection) -> None:
         endpoint = connection.transport
-        if isinstance(endpoint, TlsEndpoint) and not connection.session_kept:
-            session = endpoint.session
-            if session is not None:
-                route.sessions[address] = (connection.context, session)
-                connection.session_kept = True
+        connection.session_kept = True
+        if isinstance(endpoint, TlsEndpoint) and (session := endpoint.session) is not None:
+            route.sessions[address] = (connection.context, session)
 
     def _lost(self, connection: ClientConnection) -> None:
         if connection not in self._connections:

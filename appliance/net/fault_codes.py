@@ -94,7 +94,7 @@ ROWS: dict[str, Row] = {
         "signature_verification.incorrect_validation_info", "OCSP response and time stamp of the seal are too far apart"
     ),
     "seal.not_stamped": _UNSTAMPED,
-    "seal.signing_time": Row("signature_verification.incorrect_validation_info", "the message was sealed too long ago"),
+    "seal.too_old": Row("signature_verification.incorrect_validation_info", "the message was sealed too long ago"),
     "seal.unverified": Row("signature_verification.malformed_signature", "the seal does not hold"),
     "tsa.malformed": _UNSTAMPED,
     "tsa.mismatch": _UNSTAMPED,

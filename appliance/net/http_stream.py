@@ -53,7 +53,7 @@ class HttpStream(asyncio.Protocol):
     """One connection. `deadline` and `expired` belong to Deadlines; `on_lost` tells the owner, once, that the socket is gone."""
 
     __slots__ = (
-        "_buffered", "_chunks", "_closing", "_complete", "_deadlines", "_ended", "_error", "_head", "_limits", "_loop", "_on_lost",
+        "_buffered", "_chunks", "_closing", "_complete", "_deadlines", "_deaf", "_ended", "_error", "_head", "_limits", "_loop", "_on_lost",
         "_patience_s", "_progress", "_read_paused", "_reader", "_transport", "_waiter", "_write_paused", "deadline", "lost", "peer",
     )  # fmt: skip
 
@@ -73,6 +73,8 @@ class HttpStream(asyncio.Protocol):
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._complete = self._ended = self._closing = False
+        self._deaf = False
+        """What arrives now is not for us: the connection is closing, broken, or idle in a pool."""
         self._read_paused = self._write_paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._error: XacbeError | None = None
@@ -89,7 +91,8 @@ class HttpStream(asyncio.Protocol):
     # From the transport
 
     def data_received(self, data: bytes) -> None:
-        if self._closing or self._error is not None:
+        if self._deaf:
+            self._unwanted(data)
             return
         try:
             events = self._reader.feed(data)
@@ -201,18 +204,21 @@ class HttpStream(asyncio.Protocol):
     def close(self) -> None:
         """Sends what is unsent, says goodbye and closes, within `body_stall_s_max`."""
         if not (self._closing or self.lost):
-            self._closing = True
+            self._closing = self._deaf = True
             self.deadline = self._loop.time() + self._limits.body_stall_s_max
             self._transport.close()
         self._wake()
 
     def abort(self) -> None:
         """Closes at once; what is unsent is lost."""
-        self._closing = True
+        self._closing = self._deaf = True
         if not self.lost:
             self._transport.abort()
 
     # Inside
+
+    def _unwanted(self, data: bytes) -> None:
+        """Data while `_deaf`."""
 
     def _part_arrived(self) -> None:
         """Bytes that complete nothing yet; whoever waits goes on waiting."""
@@ -233,13 +239,15 @@ class HttpStream(asyncio.Protocol):
     def _next_message(self) -> None:
         """Forgets the message that was read to its end."""
         self._head, self._complete = None, False
-        self._chunks.clear()
         self._buffered = self._progress = 0
         self._patience_s = self._limits.body_stall_s_max
         try:
-            self._take(self._reader.next_message())
+            events = self._reader.next_message()
         except PeerProtocolError as error:
             self._fail(error)
+        else:
+            if events:
+                self._take(events)
         if self._read_paused:
             self._resume_reading()
 
@@ -250,7 +258,7 @@ class HttpStream(asyncio.Protocol):
 
     def _fail(self, error: XacbeError) -> None:
         if self._error is None:
-            self._error = error
+            self._error, self._deaf = error, True
         self._wake()
 
     def _wake(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance import topology
-from appliance.errors import PeerProtocolError, RefusedError, UnavailableError, XacbeError
+from appliance.errors import CorruptStateError, PeerProtocolError, RefusedError, UnavailableError, XacbeError
 from appliance.net import frames
 from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUEST, Frame, FrameReader
 
@@ -225,6 +225,8 @@ class LocalServer:
             if not topology.may_call(caller, self._owner, frame.name):
                 raise CallRefusedError(f"{caller} may not call {frame.name} of {self._owner}")
             result = await self._handlers[frame.name](caller, frame.payload)
+        except CorruptStateError:
+            raise  # out of the server's group: the process stops, no answer is given (house taxonomy)
         except XacbeError as error:
             return frames.encode_error(frame.call, error)
         except msgspec.MsgspecError as error:
@@ -279,9 +281,7 @@ class LocalClient:
         self._waiting: dict[int, asyncio.Future[tuple[bytes, int | None]]] = {}
         self._next = 0
 
-    async def call(
-        self, operation: str, request: object = None, answer: type[Answer] | Any = None, timeout_s: float = CALL_S_MAX
-    ) -> Any:
+    async def call(self, operation: str, request: object = None, answer: type[Answer] | Any = None, timeout_s: float = CALL_S_MAX) -> Any:
         """Calls an operation and decodes its answer as `answer`. Raises the owner's error by kind, or NeighbourAwayError."""
         payload, descriptor = await self._call(operation, request, timeout_s)
         if descriptor is not None:

@@ -38,7 +38,7 @@ LOOK_INTERVAL_S = 2.0
 """How soon a new certificate is noticed; a new configuration wakes at once."""
 SIGNER_CALL_S_MAX = 5.0
 CERTIFICATES_MAX = 64
-"""Own certificates and the intermediate CAs above them; more than any shared box has."""
+"""Own certificates; more than any shared box has."""
 NONCE_BYTES = 16
 _FILE_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -143,21 +143,18 @@ class EvidenceKeeper:
             self.generation.advance()
 
     def _wanted(self, shared: SharedParameters) -> dict[bytes, tuple[x509.Certificate, CaCertificate]]:
-        """Own certificates of approved CAs, and the intermediates above them: X-Road asks a TLS peer for those too (sheet 3.2)."""
+        """Own certificates of approved CAs. Not the CAs above them: a peer asks for what was sent in the handshake (sheet 3.2), and a box
+        sends its own certificate alone; the anchor is the issuer itself (sheet 5.3).
+        """
         found: dict[bytes, tuple[x509.Certificate, CaCertificate]] = {}
         for der in self._certificates:
             try:
                 certificate = certificates.read(der)
             except CertificateMalformedError:
                 continue  # the signer checked it at import; nothing to ask about it
-            while len(found) < CERTIFICATES_MAX:
-                issuer = shared.ca_by_subject(certificate.issuer.public_bytes())
-                if issuer is None or certificates.sha256(certificate) in found:
-                    break
+            issuer = shared.ca_by_subject(certificate.issuer.public_bytes())
+            if issuer is not None and len(found) < CERTIFICATES_MAX:
                 found[certificates.sha256(certificate)] = (certificate, issuer)
-                if issuer.top:
-                    break
-                certificate = issuer.certificate
         return found
 
     async def _refresh(self, shared: SharedParameters) -> None:

@@ -107,6 +107,7 @@ class Relay:
         )
         self.ocsp_front = OcspFront(self.trust)
         self.listeners: list[Listener] = []
+        self._open: list[asyncio.Task[None]] = []
 
     def start(self, sockets: dict[str, socket.socket]) -> None:
         """Every listener and every follower as a task of the group."""
@@ -133,10 +134,20 @@ class Relay:
             on_refused=self._peer_refused,
         )
         self.listeners = [plain, ocsp, https, peer]
-        self._group.create_task(plain.serve(STOP_S_MAX))
-        self._group.create_task(ocsp.serve(STOP_S_MAX))
-        self._group.create_task(_when(self.contexts.https_ready, https))
-        self._group.create_task(_when(self.contexts.peer_ready, peer))
+        self._open = [self._group.create_task(one.serve(STOP_S_MAX)) for one in (plain, ocsp)]
+        self._group.create_task(self._serve_when(self.contexts.https_ready, https))
+        self._group.create_task(self._serve_when(self.contexts.peer_ready, peer))
+
+    async def stop(self) -> None:
+        """Takes no further requests; what runs may end, for STOP_S_MAX."""
+        for listener in self.listeners:
+            listener.stop()
+        await asyncio.wait(self._open, timeout=STOP_S_MAX + 0.5)
+
+    async def _serve_when(self, ready: asyncio.Event, listener: Listener) -> None:
+        """A TLS port answers as soon as there is a certificate; until then callers wait in the backlog."""
+        await ready.wait()
+        self._open.append(self._group.create_task(listener.serve(STOP_S_MAX)))
 
     def describe(self) -> tuple[list[str], dict[str, int], dict[str, str]]:
         """What the relay waits for, its counters and facts, for the supervisor."""
@@ -178,12 +189,6 @@ class Relay:
             self._group.create_task(self.refusals.audit("peer.tls_rejected", {"from": address, "reason": str(error)[:200]}))
 
 
-async def _when(ready: asyncio.Event, listener: Listener) -> None:
-    """A TLS port answers as soon as there is a certificate; until then callers wait in the backlog."""
-    await ready.wait()
-    await listener.serve(STOP_S_MAX)
-
-
 def _limits(relay: RelaySettings) -> ListenerLimits:
     stream = StreamLimits(
         head=HeadLimits(head_bytes_max=relay.head_bytes_max),
@@ -209,11 +214,8 @@ async def _serve(state: Path, box: BoxSettings, relay: RelaySettings, log: loggi
         whole.start(inherited_sockets())
         group.create_task(announce_forever(state, "relay", clock, whole.describe))
         await stop.wait()
-        for listener in whole.listeners:
-            listener.stop()
-        await asyncio.sleep(0)
-        await asyncio.wait([group.create_task(asyncio.sleep(STOP_S_MAX))])
-        raise asyncio.CancelledError
+        await whole.stop()
+        raise asyncio.CancelledError  # ends the group: followers have no end of their own
 
 
 def main(state: Path) -> int:

@@ -15,6 +15,9 @@ EXIT_SETTINGS = 78
 EXIT_CORRUPT = 70
 """A CorruptStateError reached the outermost loop: starting again would act on state that contradicts itself."""
 
+KILLED = 9
+"""SIGKILL."""
+
 HELD_MARK = "held"
 """The starter leaves `<state>/run/<process>/held` with the reason, and removes it when a person starts the process again."""
 
@@ -29,8 +32,8 @@ class RestartBudget:
     """A run of this length was a working process: the next end starts from `first_after_s` again."""
     unsettled_max: int = 10
     """Runs in a row that did not settle."""
-    ends_max: int = 120
-    """Ends of any kind within `window_s`: one every 5 s is not an accident any more."""
+    ends_max: int = 300
+    """Ends of any kind within `window_s`: one every 2 s is not an accident any more."""
     window_s: float = 600.0
 
 
@@ -108,7 +111,9 @@ class RestartPolicy:
 
     def _reason_to_hold(self, event: ProcessEnded, history: _History) -> str:
         budget = self._budget
-        history.unsettled = 0 if event.ran_s >= budget.settled_s else history.unsettled + 1
+        # Killed from outside (an operator, the kernel's memory limit) says little of the process itself: it comes back at once.
+        sick = event.ran_s < budget.settled_s and event.code != -KILLED
+        history.unsettled = history.unsettled + 1 if sick else 0
         history.ends.append(event.now_s)
         while history.ends[0] < event.now_s - budget.window_s:
             history.ends.popleft()

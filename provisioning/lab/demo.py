@@ -103,9 +103,8 @@ def _show_log(lab: dict[str, Any], number: int, query_id: str) -> None:
         time.sleep(0.2)
     for record in sorted(records, key=lambda one: int(one["sequence"])):
         direction = text(f"demo.{record['direction']}")
-        print(
-            f"      {record['sequence']:>4}  {direction:10} {record['bytes']:>6} B  {record['at']}  {text('demo.stamped')} {record['stamped_at']}"
-        )
+        line = f"      {record['sequence']:>4}  {direction:10} {record['bytes']:>6} B  {record['at']}"
+        print(f"{line}  {text('demo.stamped')} {record['stamped_at']}")
 
 
 def _export(lab: dict[str, Any], directory: Path, query_id: str) -> Path:

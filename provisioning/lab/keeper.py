@@ -55,6 +55,8 @@ class Unit(msgspec.Struct):
     sockets: list[Socket] = []
     descriptors_max: int = 1024
     stop_rank: int = 0
+    held_mark: str = ""
+    """File that says why the unit is held; the box's supervisor reads it."""
 
 
 class Plan(msgspec.Struct):
@@ -120,6 +122,8 @@ class Keeper:
                     asyncio.get_running_loop().call_later(effect.seconds, self._spawn, running)
                 case policy.Hold():
                     running.held = True
+                    if running.unit.held_mark:
+                        Path(running.unit.held_mark).write_text(effect.reason)
                 case policy.RaiseIncident():
                     pass  # the box's own supervisor sees the silence; in the laboratory nobody else asks
 

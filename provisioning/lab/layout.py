@@ -10,6 +10,7 @@ from pathlib import Path
 
 from appliance import topology
 from appliance.net import local_sockets
+from appliance.supervision import policy
 from provisioning.lab.keeper import Socket, Unit
 
 INSTANCE = "QROO-TEST"
@@ -134,6 +135,7 @@ def box_units(box: Box, instances: int = 1) -> list[Unit]:
                     log=str(box.state / "journal" / f"{process.name}.log"),
                     uid=0 if box.first_user is None else box.user(process.name),
                     sockets=sockets,
+                    held_mark=str(box.state / "run" / process.name / policy.HELD_MARK),
                     descriptors_max=process.descriptors_max,
                 )
             )
@@ -148,6 +150,7 @@ def make_state(box: Box) -> None:
     for process in topology.PROCESSES:
         channel = box.state / "run" / process.name
         channel.mkdir(parents=True, exist_ok=True)
+        (channel / policy.HELD_MARK).unlink(missing_ok=True)  # a person starts it again
         if process.writes is not None:
             owned = box.state / process.writes
             owned.mkdir(exist_ok=True)

@@ -28,7 +28,8 @@ class Nginx:
         server {{ listen {self.address}:{RELAY_PORT} ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_protocols TLSv1.3;
           keepalive_requests 1000000;
           location / {{ proxy_pass https://far; proxy_http_version 1.1; proxy_set_header Connection "";
-            proxy_ssl_certificate cert.pem; proxy_ssl_certificate_key key.pem; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on; }} }}"""
+            proxy_ssl_certificate cert.pem; proxy_ssl_certificate_key key.pem;
+            proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on; }} }}"""
         for name, body in (("upstream", upstream), ("relay", relay)):
             place = self._directory / name
             place.mkdir(exist_ok=True)

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cryptography import x509
-
 from appliance.access.rights import HTTP, Client, Right, Service
 from appliance.exchange.client_side import Arrival, ClientSide, Delivery
 from appliance.exchange.local_view import LocalView
@@ -93,9 +91,7 @@ class TwoBoxes:
 
     # -- the whole way
 
-    def ask(
-        self, request: RestRequest | None = None, body: bytes | ReadyBody | None = b"a question", arrival: Arrival = PLAIN
-    ) -> Delivery:
+    def ask(self, request: RestRequest | None = None, body: bytes | ReadyBody | None = b"a question", arrival: Arrival = PLAIN) -> Delivery:
         """One exchange through both boxes; raises what the asker's box raises."""
         source = body if isinstance(body, ReadyBody) else ReadyBody(body)
 

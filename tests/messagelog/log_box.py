@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -110,6 +111,8 @@ class LogBox:
                 body_digest=leaf[1][1] if body is not None else None,
                 seal=Seal(seal.signature, seal.chain_result, seal.chain, self.clock.now_us(), self.clock.now_us()),
                 stamp_first=received,
+                replay_key=hashlib.sha512(seal.signature + head).digest() if received else None,
+                signed_at_us=self.clock.now_us(),
             )
             for each, head, seal, leaf in zip(ids, heads, seals, leaves, strict=True)
         ]

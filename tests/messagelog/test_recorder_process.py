@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import random
@@ -89,6 +90,7 @@ def sealed(workshop: Workshop, query_id: str, *, received: bool = True, body: by
         "provider" if received else "client", "request", received, query_id, "r-1", "QROO-TEST/GOV/1001/solomon",
         "QROO-TEST/GOV/2002/geoportal/incidents", None, head, body, None, len(body or b""), leaf[1][1] if body else None,
         Seal(seal.signature, seal.chain_result, seal.chain, now_us, now_us), received,
+        hashlib.sha512(seal.signature + head).digest() if received else None, now_us,
     )  # fmt: skip
 
 
@@ -97,7 +99,10 @@ def light(number: int) -> Append:
     now_us = SystemClock().now_us()
     head = HEAD.format(id=f"L-{number}").encode()
     seal = Seal(f"<signature of {number // 5}>".encode() * 200, b"<result/>", b"<chain/>" * 40, now_us, now_us)
-    return Append("provider", "request", True, f"L-{number}", "r", "A/B/C/D", "A/B/C/D/E", None, head, None, None, 0, None, seal, True)
+    key = hashlib.sha512(head).digest()
+    return Append(
+        "provider", "request", True, f"L-{number}", "r", "A/B/C/D", "A/B/C/D/E", None, head, None, None, 0, None, seal, True, key, now_us
+    )
 
 
 @pytest.mark.case("T32")
