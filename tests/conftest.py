@@ -15,11 +15,12 @@ settings.load_profile("deep" if os.environ.get("XACBE_DEPTH") == "deep" else "fa
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
     """Keeps what each test holds, before any deselection, for `tests/test_rules.py`."""
     session.config.stash[MARKED] = [
-        (marker.name, str(value), item.nodeid)
+        (kind, held, item.nodeid)
         for item in items
-        for name in ("rule", "case")
-        for marker in item.iter_markers(name)
+        for kind in ("rule", "case")
+        for marker in item.iter_markers(kind)
         for value in marker.args
+        for held in str(value).split(", ")
     ]
 
 

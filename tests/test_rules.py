@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import MARKED
 
-RULE = re.compile(r"[IV]+\.\d+(?:\.[IVX]+(?:\.[A-Z])?)?(?:-[IVX]+)?|T\d\d")
+RULE = re.compile(r"[IV]+\.\d+(?:\.[IVX]+(?:\.[A-Za-z])?)?(?:-[IVX]+)?|T\d\d")
 
 
 def test_every_marker_names_a_rule_or_a_case_and_the_table_is_printed(request: pytest.FixtureRequest) -> None:

@@ -71,7 +71,7 @@ def _wanted(box: BoxSettings, address: str) -> list[tuple[str, list[tuple[str, s
     ]
     own = [(_COUNTRY, "MX"), (_ORGANISATION, box.member_code), (_SERIAL_NUMBER, box.member_code), (_COMMON_NAME, box.server_code)]
     node = [(_COMMON_NAME, f"{box.member_class}:{box.member_code}:{box.server_code}")]
-    names = [f"IP:{address}"] if address != "0.0.0.0" else []  # noqa: S104  compared, not bound
+    names = [f"IP:{address}"] if address != "0.0.0.0" else []  # noqa: S104 # nosec B104  compared, not bound
     return [
         (f"seal/{box.member_class}/{box.member_code}", member, []),
         ("tls-peer", own, names),

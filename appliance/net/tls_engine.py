@@ -13,16 +13,18 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
-
-import msgspec
 
 from appliance.errors import UnavailableError
 from appliance.net.deadlines import NEVER
 
-HANDSHAKE_THREADS = 8
-"""Tokens sign one after the other: more threads would only wait in the same queue. Each costs 100 KiB."""
+# Callers know these from here.
+from appliance.net.transports import Application as Application
+from appliance.net.transports import HandshakeThreads as HandshakeThreads
+from appliance.net.transports import Peer as Peer
+from appliance.net.transports import TlsRejectedError as TlsRejectedError
+from appliance.net.transports import Transport as Transport
+
 RECORD_BYTES = 16 << 10
 """Written and decrypted in steps of one record, because OpenSSL's memory buffers never shrink."""
 PLAIN_BYTES = 256 << 10
@@ -38,48 +40,6 @@ _DER = 2
 """`_ssl.ENCODING_DER`."""
 
 _local = threading.local()
-
-
-class TlsRejectedError(UnavailableError):
-    """No TLS with this peer: it refused us, or we refused it. The message is for the audit log, not for the peer."""
-
-    kind = "peer.tls_rejected"
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """Whom a connection talks to. Certificates are DER, the leaf first in `chain`; a resumed session shows the leaf alone."""
-
-    address: str
-    tls: bool = False
-    certificate: bytes | None = None
-    chain: tuple[bytes, ...] = ()
-    resumed: bool = False
-    protocol: str = ""
-
-
-class Transport(Protocol):
-    """What a connection needs of what is below it: an asyncio transport, or a TlsEndpoint."""
-
-    def write(self, data: bytes) -> None: ...
-    def write_eof(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def is_closing(self) -> bool: ...
-
-
-class Application(Protocol):
-    """What stands on top: the part of asyncio.Protocol that is called once the handshake is over."""
-
-    def data_received(self, data: bytes) -> None: ...
-    def stream_ended(self, clean: bool) -> None:
-        """No more data will come. `clean` is False where the TLS stream was cut without a close_notify."""
-        ...
-
-    def connection_lost(self, exc: Exception | None) -> None: ...
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
 
 
 class Owner(Protocol):
@@ -102,19 +62,6 @@ class Owner(Protocol):
     def lost(self, endpoint: TlsEndpoint) -> None:
         """The socket is gone, opened or not. Called exactly once after `made`."""
         ...
-
-
-class HandshakeThreads:
-    """The bounded pool of threads in which handshakes sign, verify and wait for the token."""
-
-    def __init__(self, count: int = HANDSHAKE_THREADS) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="handshake")
-
-    def run(self, step: Callable[[], Peer | None]) -> asyncio.Future[Peer | None]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, step)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 _LISTENING, _HELLO, _STEPPING, _PEERS_TURN, _OPEN, _ENDED, _CLOSED = range(7)
@@ -348,7 +295,7 @@ class TlsEndpoint(asyncio.Protocol):
             self._in.write(piece)
             try:
                 while True:
-                    got = self._read(PLAIN_BYTES - filled, view[filled:])
+                    got = self._read(PLAIN_BYTES - filled, view[filled:] if filled else view)
                     if not got:
                         self._close_notified(filled)
                         return

@@ -105,7 +105,7 @@ class _Response:
 
 def build_request(certificate: x509.Certificate, issuer: CaCertificate, nonce: bytes | None = None) -> bytes:
     """An unsigned request for one certificate, CertID by SHA-1 as X-Road asks (DER). `nonce`: 16 to 32 bytes (RFC 9654)."""
-    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer.certificate, hashes.SHA1())  # noqa: S303  a name
+    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer.certificate, hashes.SHA1())  # noqa: S303 # nosec B303  a name
     if nonce is not None:
         builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
     return builder.build().public_bytes(Encoding.DER)

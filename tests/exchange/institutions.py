@@ -100,7 +100,7 @@ class Institution:
 
 
 class Network:
-    """An instance with three institutions: one asks, one provides, the third looks for trouble. And a stranger that CEIQROO does not know."""
+    """An instance with three institutions: one asks, one provides, the third looks for trouble."""
 
     def __init__(self) -> None:
         self.authority = Authority()

@@ -326,7 +326,12 @@ def test_the_answer_to_another_request_of_the_same_client_is_not_delivered(boxes
 @pytest.mark.case("T13")
 def test_an_old_answer_is_not_accepted_for_the_same_request_twice(boxes: TwoBoxes) -> None:
     answers: list[Sealed] = []
-    boxes.peers.on_the_way_back = lambda answer: answers.append(answer) or answer  # type: ignore[func-returns-value]  # keeps a copy on the way
+
+    def keep(answer: Sealed) -> Sealed:
+        answers.append(answer)
+        return answer
+
+    boxes.peers.on_the_way_back = keep
     request = boxes.request()
     boxes.ask(request)
     boxes.peers.on_the_way_back = lambda _: answers[0]

@@ -195,9 +195,8 @@ def _chain_of_another_in_the_batch(boxes: TwoBoxes) -> Sealed:
 
 def _without(boxes: TwoBoxes, *names: str) -> Sealed:
     sealed = _good(boxes)
-    return replace(
-        sealed, seal=Seal(sealed.seal.signature, *(None if name in names else getattr(sealed.seal, name) for name in FIELDS), 0, 0)
-    )
+    chain_result, chain = (None if name in names else getattr(sealed.seal, name) for name in FIELDS)
+    return replace(sealed, seal=Seal(sealed.seal.signature, chain_result, chain, 0, 0))
 
 
 FIELDS = ("chain_result", "chain")
@@ -240,7 +239,8 @@ def _value_of_another_signature(boxes: TwoBoxes) -> Sealed:
     one, other = _good(boxes), _good(boxes)
     value = re.compile(rb'<ds:SignatureValue Id="signature-value">([^<]*)<')
     own, foreign = value.search(one.seal.signature), value.search(other.seal.signature)
-    assert own and foreign
+    assert own
+    assert foreign
     return with_signature(one, one.seal.signature.replace(own[1], foreign[1]))
 
 
@@ -390,7 +390,7 @@ def test_a_seal_of_more_than_eight_hours_ago_does_not_come_in(boxes: TwoBoxes, a
     if accepted:
         boxes.provide(sealed)
     else:
-        assert refusal(boxes, sealed) == "seal.signing_time"
+        assert refusal(boxes, sealed) == "seal.too_old"
     assert len(boxes.system.calls) == len(boxes.provider_log.messages(REQUEST)) == int(accepted)
 
 

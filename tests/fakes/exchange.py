@@ -35,6 +35,7 @@ from appliance.seal import xades
 from appliance.seal.hash_chain import Part, build_batch, sha512
 from appliance.trust.autonomy import EVIDENCE_GAP_MAX_US
 from appliance.trust.global_configuration import SecurityServer, SharedParameters
+from provisioning.authority import tsa
 
 Witness = list[str]
 
@@ -128,7 +129,8 @@ class MemoryLog:
     grace_us: int = 0
     stamp_at_us: int | None = None
     """When the next stamps are made; None: now."""
-    accuracy_us: int = 0
+    accuracy_us: int = tsa.ACCURACY_MS * 1000
+    """What the stamps state; it counts against the seal."""
     kept: list[Kept] = field(default_factory=list)
     _seen: set[bytes] = field(default_factory=set)
 
@@ -259,8 +261,10 @@ class DirectPeers:
                 raise RuntimeError("a request was turned into an answer: the relay's reader refuses that")
             answer = await self.side.answer(head, self.peer(), self.local(), ReadyMessage(sealed))
         except XacbeError as error:
-            fault = faults.soap_fault(faults.fault_of(error, faults.PROVIDER_SIDE))
-            raise PeerFaultError(read_fault(fault)) from error
+            fault = read_fault(faults.soap_fault(faults.fault_of(error, faults.PROVIDER_SIDE)))
+            if fault is None:
+                raise RuntimeError("a fault that is none") from error
+            raise PeerFaultError(fault) from error
         self.witness.append("answer leaves")
         return self.on_the_way_back(answer)
 

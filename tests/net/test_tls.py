@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from appliance.errors import XacbeError
 from appliance.net import tls
@@ -17,6 +20,7 @@ from appliance.net.dialer import Dialer, DialerLimits
 from appliance.net.http1 import response_head
 from appliance.net.listener import ListenerLimits
 from appliance.net.tls_engine import HandshakeThreads, Peer, TlsRejectedError
+from appliance.net.token_key import use_token_key
 from tests.net import pki
 from tests.net.pki import Identity, Pki
 from tests.net.serving import Served, run, serving, until
@@ -281,11 +285,15 @@ def test_slow_keys_do_not_hold_up_the_loop() -> None:
     async def main() -> None:
         threads = HandshakeThreads()
 
-        def slow() -> ssl.SSLContext:  # asked inside each handshake step of the worker thread, as a token's signature is
-            time.sleep(0.1)
-            return context
+        def slowly(identity: Identity) -> tls.KeyLoader:
+            def sign(digest: bytes) -> bytes:
+                time.sleep(0.1)  # a token
+                return identity.key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
 
-        context, mine = server_context(), client_context(made().a)
+            return lambda context: use_token_key(context, [identity.der], sign)
+
+        context = tls.peer_server_context([made().ca.der], slowly(made().b))
+        mine = tls.peer_client_context([made().ca.der], slowly(made().a))
         dialer = Dialer(DialerLimits(), threads)
         lags: list[float] = []
 
@@ -295,7 +303,7 @@ def test_slow_keys_do_not_hold_up_the_loop() -> None:
                 await asyncio.sleep(0.001)
                 lags.append(time.perf_counter() - begin - 0.001)
 
-        async with serving(who, context=slow, threads=threads) as served, asyncio.TaskGroup() as group:
+        async with serving(who, context=lambda: context, threads=threads) as served, asyncio.TaskGroup() as group:
             beat = group.create_task(heartbeat())
             async with asyncio.TaskGroup() as askers:
                 for _ in range(10):
