@@ -1,7 +1,7 @@
 """One timer for all waits of a listener or a dialer.
 
-A timer per connection costs a handle each and a cancel per message; walking all waiting connections four times a second costs 40 ns a
-connection (measured: 0.17 ms for 4096). A deadline is noticed up to TICK_S late.
+A timer per connection costs a handle each and a cancel per message; walking all waiting connections four times a second costs one
+comparison each. A deadline is noticed up to TICK_S late.
 """
 
 from __future__ import annotations

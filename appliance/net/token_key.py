@@ -36,6 +36,7 @@ Sign = Callable[[bytes], bytes]
 """`sign(digest) -> DER ECDSA-Sig-Value`. Called in the thread that does the handshake; may block, may raise XacbeError leaves."""
 
 _SSL_CTRL_CHAIN_CERT, _ADD_A_REFERENCE = 89, 1
+_SSL_CTRL_MODE, _NO_AUTO_CHAIN = 33, 0x8
 _CRYPTO_EX_INDEX_EC_KEY = 8
 _SIGN = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_int, c_void_p, POINTER(c_uint), c_void_p, c_void_p, c_void_p)
 _SIGN_SIG = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p)
@@ -64,6 +65,8 @@ def use_token_key(context: ssl.SSLContext, chain: Sequence[bytes], sign: Sign) -
     own = _certificate(chain[0])
     try:
         _expect(library.ssl.SSL_CTX_use_certificate(pointer, own) == 1, "the certificate")
+        # Only what we put there is sent: OpenSSL would add the CAs of its trust store, and X-Road wants an OCSP response for each (sheet 3.2)
+        library.ssl.SSL_CTX_ctrl(pointer, _SSL_CTRL_MODE, c_long(_NO_AUTO_CHAIN), None)
         for der in chain[1:]:
             issuer = _certificate(der)
             taken = library.ssl.SSL_CTX_ctrl(pointer, _SSL_CTRL_CHAIN_CERT, c_long(_ADD_A_REFERENCE), issuer)

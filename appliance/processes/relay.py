@@ -98,7 +98,9 @@ class Relay:
             answer_s_max=relay.answer_s_max,
             body_bytes_max=relay.body_bytes_max,
         )
-        system = SystemCaller(Dialer(DialerLimits(idle_s_max=relay.peer_idle_s_max), self.threads), store, None, relay.system_ca_file)
+        system_dialer = Dialer(DialerLimits(idle_s_max=relay.peer_idle_s_max), self.threads)
+        self.dialers = (dialer, system_dialer)
+        system = SystemCaller(system_dialer, store, None, relay.system_ca_file)
         client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
         provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system)
         self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gate, self.counters)
@@ -143,6 +145,8 @@ class Relay:
         for listener in self.listeners:
             listener.stop()
         await asyncio.wait(self._open, timeout=STOP_S_MAX + 0.5)
+        for dialer in self.dialers:
+            await dialer.close()
 
     async def _serve_when(self, ready: asyncio.Event, listener: Listener) -> None:
         """A TLS port answers as soon as there is a certificate; until then callers wait in the backlog."""

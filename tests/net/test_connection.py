@@ -216,7 +216,6 @@ def test_a_client_that_half_closes_still_gets_its_answer() -> None:
     run(main)
 
 
-@pytest.mark.case("T42")
 def test_a_reader_that_does_not_read_holds_a_bounded_amount_and_is_cut() -> None:
     async def main() -> None:
         sent = 0

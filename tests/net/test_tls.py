@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
+import shutil
 import ssl
 import tempfile
 import time
@@ -31,7 +33,9 @@ MIB = 1 << 20
 
 @functools.cache
 def made() -> Pki:
-    return pki.make(Path(tempfile.mkdtemp(prefix="pki-")))
+    directory = Path(tempfile.mkdtemp(prefix="pki-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)  # shared by three test files, so no fixture's
+    return pki.make(directory)
 
 
 async def who(connection: ServerConnection) -> None:
@@ -80,7 +84,6 @@ def test_two_boxes_talk_tls_1_3_and_each_sees_the_certificate_of_the_other() -> 
     ("name", "reason"),
     [("stranger", "unable to get local issuer certificate"), ("expired", "certificate has expired"), ("system", "self-signed")],
 )
-@pytest.mark.case("T12")
 def test_a_refused_peer_gets_an_alert_and_the_audit_the_reason(name: str, reason: str) -> None:
     async def main() -> None:
         threads, context = HandshakeThreads(), server_context()
