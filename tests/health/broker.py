@@ -61,9 +61,16 @@ class TestAuthority:
         now = from_us(SystemClock().now_us())
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
         builder = builder.serial_number(x509.random_serial_number()).add_extension(basic, critical=True)
+        if basic.ca:
+            signs = {"key_cert_sign": True, "digital_signature": True, "crl_sign": True}
+            others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only")
+            builder = builder.add_extension(x509.KeyUsage(**signs, **dict.fromkeys(others, False)), critical=True)
         builder = builder.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
         if alternative is not None:
             builder = builder.add_extension(alternative, critical=False)
+        # asked for where Python checks strictly (3.13)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
 
