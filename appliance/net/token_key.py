@@ -65,7 +65,8 @@ def use_token_key(context: ssl.SSLContext, chain: Sequence[bytes], sign: Sign) -
     own = _certificate(chain[0])
     try:
         _expect(library.ssl.SSL_CTX_use_certificate(pointer, own) == 1, "the certificate")
-        # Only what we put there is sent: OpenSSL would add the CAs of its trust store, and X-Road wants an OCSP response for each (sheet 3.2)
+        # Only what we put there is sent: OpenSSL would add the CAs of its trust store, and X-Road wants an OCSP response for each (sheet
+        # 3.2)
         library.ssl.SSL_CTX_ctrl(pointer, _SSL_CTRL_MODE, c_long(_NO_AUTO_CHAIN), None)
         for der in chain[1:]:
             issuer = _certificate(der)

@@ -209,7 +209,7 @@ def _check_served(trial: Trial) -> None:
 @pytest.mark.rule("IV.3.VI", "I.4.III", "I.4.XV")
 @pytest.mark.case("T36")
 @given(st.lists(st.frozensets(st.sampled_from(sorted(FAULTS)), max_size=3), max_size=5))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_delivered_means_recorded_stamped_and_verified_whatever_fails(network: Network, run: list[frozenset[str]]) -> None:
     trial = Trial(network)
 

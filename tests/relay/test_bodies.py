@@ -243,7 +243,7 @@ def test_the_reader_s_digest_is_taken_where_it_has_one() -> None:
         asyncio.run(main(False, INLINE + 1, None))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def no_descriptor_is_left() -> Iterator[None]:
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
