@@ -57,8 +57,11 @@ class RelaySettings:
     handshake_s_max: int = 10
     peer_idle_s_max: int = 60
     peer_connect_s_max: int = 5
+    system_idle_s_max: int = 4
+    """A kept connection to an information system is closed after this: before the 5 s after which common servers close it themselves, so
+    that no request goes out on a connection that is just being closed."""
     exchanges_max: int = 1024
-    """In flight at once; one more is answered 503 (`relay.busy`)."""
+    """In flight at once; one more is refused (`relay.busy`)."""
     answer_s_max: int = 90
     foreign_servers: bool = False
     fault_spelling: str = "7.8"
@@ -68,6 +71,7 @@ class RelaySettings:
         _within("relay.instances", self.instances, 1, 16)
         _within("relay.body_inline_bytes_max", self.body_inline_bytes_max, 1024, 1 << 20)
         _within("relay.head_bytes_max", self.head_bytes_max, 1024, 1 << 20)
+        _within("relay.system_idle_s_max", self.system_idle_s_max, 1, 3600)
         _within("relay.answer_s_max", self.answer_s_max, 1, 3600)
         _within("relay.exchanges_max", self.exchanges_max, 1, 65536)
         if self.fault_spelling not in ("7.8", "7.7"):

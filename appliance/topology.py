@@ -74,6 +74,7 @@ PROCESSES: tuple[Process, ...] = (
         writes="log",
         callers={
             "open_body": ("relay",),
+            "drop_body": ("relay",),
             "append": ("relay",),
             "audit": _EVERY,
             "list_records": (CONSOLE,),
@@ -104,7 +105,7 @@ PROCESSES: tuple[Process, ...] = (
         listens=("client_http", "client_https", "peer", "ocsp"),
         callers={},
         memory_mib_max=200,
-        descriptors_max=16384,
+        descriptors_max=20480,  # four listeners of 4096 connections each, and what the relay itself opens towards others
     ),
     Process(
         name="reporter",

@@ -18,6 +18,7 @@ def test_the_defaults_need_only_the_name_of_the_box(tmp_path: Path) -> None:
     relay = settings.load(tmp_path, settings.RelaySettings)
 
     assert relay.peer == "0.0.0.0:5500"
+    assert relay.system_idle_s_max < 5, "common servers close a kept connection after 5 s"
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ def test_the_defaults_need_only_the_name_of_the_box(tmp_path: Path) -> None:
         (BOX + "[relay]\ninstances = true\n", "relay.instances: must be int"),
         (BOX + '[relay]\ninstances = "2"\n', "relay.instances: must be int"),
         (BOX + "[relay]\ninstances = 0\n", "relay.instances: must be 1 to 16"),
+        (BOX + "[relay]\nsystem_idle_s_max = 0\n", "relay.system_idle_s_max: must be 1 to 3600"),
         (BOX + "[trust_agent]\nocsp_fetch_interval_s = 2881\n", "trust_agent.ocsp_fetch_interval_s: must be 60 to 2880"),
         (BOX + '[signer]\ntoken = "paper"\n', "signer.token: must be pkcs11, tpm2 or software"),
     ],

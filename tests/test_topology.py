@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance import topology
+from appliance.settings import RelaySettings
 
 
 def test_an_operation_that_is_not_listed_is_granted_to_nobody() -> None:
@@ -24,6 +25,12 @@ def test_what_reaches_a_token_has_no_network_and_what_has_a_network_no_token() -
     for process in topology.PROCESSES:
         assert not (process.internet and process.devices), process.name
         assert process.internet or not process.listens, process.name
+
+
+def test_the_relay_has_descriptors_left_when_every_listener_is_full() -> None:
+    relay = topology.BY_NAME["relay"]
+
+    assert relay.descriptors_max >= len(relay.listens) * RelaySettings.__dataclass_fields__["connections_max"].default + 4096
 
 
 def test_every_directory_has_one_writer() -> None:

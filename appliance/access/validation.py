@@ -90,7 +90,7 @@ def check_right(right: Right, instance: str) -> None:
 
 
 def check_url(url: str, name: str) -> None:
-    """http or https, with a host, without user, query or fragment."""
+    """http or https, with a host that can be looked up, without user, query or fragment."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -102,6 +102,10 @@ def check_url(url: str, name: str) -> None:
         raise InvalidValueError(f"{name}: no user, query or fragment in it")
     if len(url) > URL_CHARACTERS_MAX or not url.isascii() or not url.isprintable() or " " in url:
         raise InvalidValueError(f"{name}: at most {URL_CHARACTERS_MAX} printable ASCII characters without spaces")
+    try:
+        parts.hostname.encode("idna")  # as the resolver will
+    except UnicodeError:
+        raise InvalidValueError(f"{name}: host {parts.hostname[:80]!r}: each part between dots must have 1 to 63 characters") from None
 
 
 def without_secrets(url: str) -> str:

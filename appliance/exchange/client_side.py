@@ -7,6 +7,7 @@ of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.access.rights import HTTP, MUTUAL_TLS, AuthenticationError, Client, ClientUnknownError
@@ -19,6 +20,9 @@ from appliance.exchange.records import record_of
 from appliance.messagelog.wire import CLIENT, REQUEST, RESPONSE
 from appliance.model.identifiers import ServerId
 from appliance.net.message_protocol import RestRequest, RestResponse, check_response, parse_head, request_hash
+
+BODILESS = frozenset({204, 304})
+"""Answers of these statuses end with their head (RFC 9110): a body behind one would be read as the next answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +48,19 @@ class ClientSide:
         self._server, self._clock = server, clock
         self._trust, self._sealer, self._log, self._peers = trust, sealer, log, peers
 
-    async def answer(self, request: RestRequest, arrival: Arrival, local: LocalView, source: BodySource) -> Delivery:
-        """One exchange from a parsed request to an answer that may be delivered. Raises leaves of every family."""
-        shared = self._trust.shared()
+    async def answer(self, request: RestRequest, arrival: Arrival, local: Callable[[], LocalView], source: BodySource) -> Delivery:
+        """One exchange from a parsed request to an answer that may be delivered. Raises leaves of every family.
+
+        `local` gives this box's own configuration as it is now: what may be is asked again after every long wait (II.2.XIV).
+        """
         # (1) the client is ours, registered with CEIQROO for this box, and proved itself as its mode asks
-        client = local.client(request.client)
-        if client is None or not routing.is_registered(request.client, self._server, shared):
-            raise ClientUnknownError(f"{request.client} is not a registered client of this box")
-        check_authentication(client, arrival)
+        self._check_client(request, arrival, local())
         # (2) the provider has a box, or the one that was asked for
-        servers = routing.servers_for(request.service.provider, request.security_server, shared)
+        routing.servers_for(request.service.provider, request.security_server, self._trust.shared())
         # (3) the body is here completely before anything is sealed or sent
         body = await source.receive()
+        self._check_client(request, arrival, local())
+        servers = routing.servers_for(request.service.provider, request.security_server, self._trust.shared())
         # (4) sealed with the member's key, (5) durable before anything leaves
         parts = [("/message.xml", request.digest)] + ([("/attachment1", body.digest)] if body else [])
         seal = await self._sealer.seal(request.client.member, parts)
@@ -67,13 +72,22 @@ class ClientSide:
         response = parse_head(answer.head)
         if not isinstance(response, RestResponse):
             raise routing.AnswerBrokenError("the peer answered with a request")
+        if answer.body is not None and response.status in BODILESS:
+            raise routing.AnswerBrokenError(f"an answer of status {response.status} with a body")
         shared = self._trust.shared()  # the answer took its time: what was valid before it may have ended
         answer = verified(answer, response.digest, request.service.provider, shared, self._clock.now_us())
         check_response(response, request, request_hash(request.digest, body.digest if body else None))
         # (8) durable and stamped, (9) within the eight-hour rule: now it may be delivered
         appended = await self._log.append(record_of(request, answer, side=CLIENT, direction=RESPONSE, received=True))
         check_delivery(answer.seal, appended)
+        self._check_client(request, arrival, local())
         return Delivery(response, answer.body)
+
+    def _check_client(self, request: RestRequest, arrival: Arrival, local: LocalView) -> None:
+        client = local.client(request.client)
+        if client is None or not routing.is_registered(request.client, self._server, self._trust.shared()):
+            raise ClientUnknownError(f"{request.client} is not a registered client of this box")
+        check_authentication(client, arrival)
 
 
 def check_authentication(client: Client, arrival: Arrival) -> None:

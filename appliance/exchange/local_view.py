@@ -19,7 +19,6 @@ class LocalView:
         # by parts, not by text: a part may contain a slash, and two names must never be taken for one
         self._clients = {ClientId.parse(client.subsystem): client for client in configuration.clients}
         self._services = {ServiceId.parse(service.id): service for service in configuration.services}
-        self.client_certificates = tuple({der for client in configuration.clients for der in client.certificates})
 
     def client(self, client: ClientId) -> Client | None:
         return self._clients.get(client)

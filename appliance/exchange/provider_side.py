@@ -6,6 +6,7 @@ Pure over its ports. Order: peer, size, access, replay, seal, evidence, **record
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.access.rights import NoRightError, Service, ServiceDisabledError, UnknownServiceError
@@ -39,28 +40,33 @@ class ProviderSide:
         self._server, self._clock, self._trust, self._peers = server, clock, trust, peers
         self._sealer, self._log, self._system = sealer, log, system
 
-    async def answer(self, request: RestRequest, peer: Peer, local: LocalView, source: SealedSource) -> Sealed:
-        """One exchange from a request's head to a sealed answer that may be sent. Raises leaves of every family."""
-        shared = self._trust.shared()
-        # (1) the connection's certificate is registered for a server of the client, issued by an approved CA, and good now
-        self._peers.check_sender(peer.certificate, peer.ocsp_responses, request.client, shared)
-        # (2) may this client do this: before its body is received
-        service = self._admit(request, local)
-        # (3) the whole message, (4) its seal: by the client's member, over head and body as received
+    async def answer(self, request: RestRequest, peer: Peer, local: Callable[[], LocalView], source: SealedSource) -> Sealed:
+        """One exchange from a request's head to a sealed answer that may be sent. Raises leaves of every family.
+
+        `local` gives this box's own configuration as it is now: what may be is asked again after every long wait (II.2.XIV).
+        """
+        # (1) peer and right, before the body is received
+        self._admit(request, peer, local())
+        # (2) the whole message, (3) peer and right as they are now, (4) its seal: by the client's member, over head and body as received
         sealed = await source.receive()
-        shared = self._trust.shared()  # a large body takes its time: what was valid before it may have ended
-        sealed = verified(sealed, request.digest, request.client, shared, self._clock.now_us())
+        self._admit(request, peer, local())
+        sealed = verified(sealed, request.digest, request.client, self._trust.shared(), self._clock.now_us())
         # (5) durable, stamped and not seen before (the recorder's guard against replay); (6) within the eight-hour rule
         appended = await self._log.append(record_of(request, sealed, side=PROVIDER, direction=REQUEST, received=True))
         check_delivery(sealed.seal, appended)
+        service = self._admit(request, peer, local())
         # (7) now the information system may see it
         body = sealed.body if message_protocol.forwards_body(request.method) else None
         answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
         # (8) its answer is sealed, (9) durable, and only then sent
         return await self._seal_answer(request, peer.request_id, sealed, answered)
 
-    def _admit(self, request: RestRequest, local: LocalView) -> Service:
+    def _admit(self, request: RestRequest, peer: Peer, local: LocalView) -> Service:
+        """The service that may be called now. The connection's certificate is registered for a server of the client, issued by an
+        approved CA and good; the provider is ours; the client has the right; the service is switched on.
+        """
         shared = self._trust.shared()
+        self._peers.check_sender(peer.certificate, peer.ocsp_responses, request.client, shared)
         if not is_registered(request.service.provider, self._server, shared):
             raise ProviderUnknownError(f"{request.service.provider} is not a registered client of this box")
         service = local.service(request.service)

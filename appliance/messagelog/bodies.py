@@ -76,11 +76,17 @@ class Bodies:
             raise
         return found.handle
 
+    def drop(self, number: int) -> None:
+        """Gives one up; nothing where it is not open any more."""
+        found = self._open.pop(number, None)
+        if found is not None:
+            self._disk.close(found.handle)
+
     def drop_old(self) -> None:
         """Gives up what nobody claimed in time."""
         limit = self._clock.monotonic_s() - UNCLAIMED_S_MAX
         for number in [number for number, each in self._open.items() if each.since_s < limit]:
-            self._disk.close(self._open.pop(number).handle)
+            self.drop(number)
 
     def close(self) -> None:
         for each in self._open.values():

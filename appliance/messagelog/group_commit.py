@@ -22,11 +22,15 @@ GROUP_BYTES_MAX = 8 << 20
 DRAFT_BYTES = 4096
 """What a draft without a body is reckoned at."""
 
+AUDITS_WAITING_MAX = 2048
+"""More than the refusals of one relay's exchanges (1024) at once. Beside the settings' bound for messages, so that neither kind keeps the
+other out; essential records need none: each follows from a message or a stamp that was let in."""
+
 Done = Callable[[Written | XacbeError], None]
 
 
 class LogBusyError(UnavailableError):
-    """More appends wait than the settings allow: the disk is slower than the traffic."""
+    """More records wait than the bounds allow: the disk is slower than the traffic."""
 
     kind = "log.busy"
 
@@ -45,6 +49,7 @@ class GroupCommit:
         self._store, self._waiting_max, self._on_group, self._stop = store, waiting_max, on_group, stop
         self._loop = asyncio.get_running_loop()
         self._pending: deque[tuple[Draft, Done]] = deque()
+        self._audits = 0
         self._busy = self._asked = self._closing = False
         self._groups: queue.SimpleQueue[list[Draft] | None] = queue.SimpleQueue()
         self._written: list[Done] = []
@@ -59,12 +64,20 @@ class GroupCommit:
 
     def submit(self, draft: Draft, done: Done) -> None:
         """`done` is called in the loop when the draft is durable, or with the reason why it is not. Raises LogBusyError."""
-        if self._closing or (len(self._pending) >= self._waiting_max and not draft.essential):
+        if self._closing or self._has_too_many(draft):
             raise LogBusyError(f"{len(self._pending)} records wait for the disk")
         self._pending.append((draft, done))
+        self._audits += draft.audit
         if not self._busy and not self._asked:
             self._asked = True
             self._loop.call_soon(self._begin)  # not now: what arrives in the same turn of the loop shares the group
+
+    def _has_too_many(self, draft: Draft) -> bool:
+        if draft.essential:
+            return False
+        if draft.audit:
+            return self._audits >= AUDITS_WAITING_MAX
+        return len(self._pending) - self._audits >= self._waiting_max
 
     async def append(self, draft: Draft) -> Written:
         """Waits until the draft is durable. Raises LogFullError, LogBusyError."""
@@ -99,6 +112,7 @@ class GroupCommit:
         while self._pending and len(drafts) < GROUP_RECORDS_MAX and size < GROUP_BYTES_MAX:
             draft, done = self._pending.popleft()
             drafts.append(draft)
+            self._audits -= draft.audit
             self._written.append(done)
             size += DRAFT_BYTES + len(getattr(draft.entry, "body", None) or b"")
         self._busy = True

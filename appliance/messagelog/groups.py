@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.messagelog import record
-from appliance.messagelog.record import FIRST_OF_GROUP, KINDS, Entry, MessageEntry, Position, SignatureEntry
+from appliance.messagelog.record import FIRST_OF_GROUP, KINDS, AuditEntry, Entry, MessageEntry, Position, SignatureEntry
 
 RECORD_OVERHEAD_BYTES = record.HEAD.size + record.CRC_BYTES
 
@@ -32,7 +32,9 @@ class Draft:
     signature: SignatureEntry | None = None
     body: int | None = None
     essential: bool = False
-    """May use the reserve: audit, stamps, outages."""
+    """May use all of the reserve: stamps, outages, unconfirmed records, start and end. Few by their nature."""
+    audit: bool = False
+    """May use the audit records' part of the reserve: others cause these, as many as they like."""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,14 @@ class Group:
     """The chain's end with this group; sequence 0 where nothing was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that messages and audit records may use. Essential records have whatever there is."""
+
+    messages: int
+    audit: int
+
+
 @dataclass(slots=True)
 class Plan:
     """A group that is numbered but not written. `position` is the chain's end before it."""
@@ -78,12 +88,13 @@ class Plan:
         self.size += len(payload) + RECORD_OVERHEAD_BYTES
         return written
 
-    def add(self, draft: Draft, known: Mapping[SignatureKey, int], room: int) -> None:
-        """Numbers one draft, unless it is an ordinary one that `room` bytes do not hold."""
-        if not draft.essential and self.size + _estimate(draft) > room:
-            self.group.results.append(LogFullError("no room for messages; what is kept free is for the audit log"))
-            return
+    def add(self, draft: Draft, known: Mapping[SignatureKey, int], room: Room) -> None:
+        """Numbers one draft, unless there is no room for its kind."""
         entry = draft.entry
+        if not draft.essential and self.size + _estimate(draft) > (room.audit if draft.audit else room.messages):
+            kept_for = "stamps and outages" if draft.audit else "the audit log, stamps and outages"
+            self.group.results.append(LogFullError(f"no room; what is kept free is for {kept_for}"))
+            return
         if isinstance(entry, MessageEntry) and draft.signature is not None:
             entry.signature = self._signature(draft.signature, known)
         written = self._number(entry, record.encode_entry(entry))
@@ -113,8 +124,8 @@ class Plan:
         return b"".join(pieces), position
 
 
-def plan(drafts: Sequence[Draft], position: Position, at_us: int, known: Mapping[SignatureKey, int], room: int) -> Plan:
-    """Numbers the drafts in order; `room` is what ordinary ones may use, in bytes."""
+def plan(drafts: Sequence[Draft], position: Position, at_us: int, known: Mapping[SignatureKey, int], room: Room) -> Plan:
+    """Numbers the drafts in order, as far as there is room for them."""
     planned = Plan(position, at_us)
     for draft in drafts:
         planned.add(draft, known, room)
@@ -127,6 +138,8 @@ def _estimate(draft: Draft) -> int:
     size = 2 * RECORD_OVERHEAD_BYTES + 1024
     if isinstance(entry, MessageEntry):
         size += len(entry.message) + len(entry.body or b"") + len(entry.chain or b"")
+    elif isinstance(entry, AuditEntry):
+        size += len(record.encode_entry(entry))
     if signature is not None:
         size += len(signature.signature) + len(signature.chain_result or b"")
     return size

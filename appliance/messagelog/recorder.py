@@ -41,6 +41,7 @@ from appliance.messagelog.wire import (
     Appended,
     Audit,
     BodyFile,
+    DropBody,
     ListRecords,
     LogStatus,
     OpenBody,
@@ -53,6 +54,8 @@ from appliance.settings import RecorderSettings
 from appliance.trust.autonomy import CREATION_MARGIN_US, EVIDENCE_GAP_MAX_US
 
 INDEX_FILE = "index.sqlite"
+BODIES_LOOK_S = 1.0
+"""How often bodies that nobody claimed are looked for: a thousand comparisons."""
 
 _append = msgspec.msgpack.Decoder(Append)
 
@@ -124,6 +127,7 @@ class Recorder:
     def handlers(self) -> dict[str, Handler]:
         return {
             "open_body": self.open_body,
+            "drop_body": self.drop_body,
             "append": self.append,
             "audit": self.audit,
             "list_records": self.list_records,
@@ -132,11 +136,17 @@ class Recorder:
         }
 
     async def run(self) -> None:
-        """For ever: stamps, deadlines, the index."""
+        """For ever: stamps, deadlines, the index, bodies that nobody claims."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.stamper.run())
             group.create_task(self.stamper.tick())
             group.create_task(self._follower.run())
+            group.create_task(self._drop_old_bodies())
+
+    async def _drop_old_bodies(self) -> None:
+        while True:
+            await asyncio.sleep(BODIES_LOOK_S)
+            self._bodies.drop_old()
 
     async def close(self) -> None:
         """Writes what was accepted and the CLOSE record, and lets go of everything."""
@@ -159,20 +169,34 @@ class Recorder:
         number, descriptor = self._bodies.open(request.bytes_expected)
         return Reply(BodyFile(number), descriptor)
 
+    async def drop_body(self, caller: str, payload: bytes) -> None:
+        """The relay gave a body up; again, or after its append, changes nothing."""
+        self._bodies.drop(msgspec.msgpack.decode(payload, type=DropBody).body)
+
     async def append(self, caller: str, payload: bytes) -> Appended:
-        """Durable, guarded against replay, and stamped where asked.
+        """Durable, guarded against replay, and stamped where asked. The body file of a record that was not written is given up.
 
         Raises MessageReplayedError, ReplayGuardFullError, LogFullError, LogBusyError, StampsOverdueError, UnknownBodyError,
-        NotStampedError.
+        NotStampedError, TrustAgentAwayError.
         """
         request = _append.decode(payload)
+        try:
+            answer = await self._accept(request)
+        except BaseException:
+            if request.body_file is not None:
+                self._bodies.drop(request.body_file)
+            raise
+        return await answer
+
+    async def _accept(self, request: Append) -> asyncio.Future[Appended]:
+        """Checks, and hands over to the writer. Nothing of it is durable when this raises."""
         if request.side not in (CLIENT, PROVIDER) or request.direction not in (REQUEST, RESPONSE):
             raise AppendMalformedError("neither request nor response of a side of ours")
         self.stamper.stamps.check_room()
         signature = self._signatures.entry(request.seal)
         key = self._claim(request)
         try:
-            answer = await self._submit(request, signature, key)
+            return await self._submit(request, signature, key)
         except CorruptStateError as error:  # a body's sync failed: nothing is known any more (T35)
             self._stop(error)
             raise
@@ -180,7 +204,6 @@ class Recorder:
             if key is not None:
                 self._guard.release(key, request.signed_at_us)
             raise
-        return await answer
 
     def _claim(self, request: Append) -> bytes | None:
         if not request.received:
@@ -227,9 +250,9 @@ class Recorder:
             answer.set_exception(error)
 
     async def audit(self, caller: str, payload: bytes) -> None:
-        """Durable when answered. Raises AuditMalformedError, LogFullError."""
+        """Durable when answered. Raises AuditMalformedError, LogFullError, LogBusyError."""
         entry = audit.entry_of(caller, msgspec.msgpack.decode(payload, type=Audit))
-        await self._commit.append(Draft(entry, essential=True))
+        await self._commit.append(Draft(entry, audit=True))
 
     async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
         wanted = msgspec.msgpack.decode(payload, type=ListRecords)
@@ -239,7 +262,7 @@ class Recorder:
         """One record whole; who read it and why is durable before anything is read (IV.2.III.B, T31)."""
         wanted = msgspec.msgpack.decode(payload, type=ReadRecord)
         facts = {"record": str(wanted.sequence), "reason": audit.cut(wanted.reason)}
-        await self._commit.append(Draft(AuditEntry(audit.READ, caller, facts), essential=True))
+        await self._commit.append(Draft(AuditEntry(audit.READ, caller, facts), audit=True))
         try:
             content, descriptor = await self._follower.ask(lambda _: self._reader.content(wanted.sequence))
         except CorruptStateError as error:  # the next start checks the whole log and names the first bad record

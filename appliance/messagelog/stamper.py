@@ -17,6 +17,7 @@ from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Written
 from appliance.messagelog.record import AuditEntry, OutageEntry, StampEntry, UnconfirmedEntry
 from appliance.messagelog.stamping import (
+    AWAY,
     AnswerProvisional,
     AnswerStamped,
     Effect,
@@ -33,6 +34,7 @@ from appliance.messagelog.stamping import (
     StampQueue,
     StampWritten,
     Ticked,
+    TrustAgentAwayError,
     Waiting,
     WriteOutage,
     WriteStamp,
@@ -44,8 +46,9 @@ from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
 from appliance.trust.wire import StampReply, StampRequest
 
 TICK_S = 0.25
-STAMP_CALL_S_MAX = 15.0
-"""The trust agent asks every authority in turn; it gives up on its own within this."""
+STAMP_CALL_S_MAX = 9.0
+"""The trust agent gives the authorities up within 8 s and says so; what answers later than this hangs, which is known before any patience
+(PATIENCE_S) is over."""
 WRITE_RETRY_S = 1.0
 """The disk was full to the last byte: the stamp is kept and offered again; who waits is cut off by its own deadline."""
 LEAVES_INLINE_MAX = 256
@@ -137,7 +140,7 @@ class Stamper:
             case Refuse():
                 _, answer = self._waiting.pop(effect.sequence)
                 if not answer.done():
-                    answer.set_exception(NotStampedError("no time-stamping authority answers; the message was logged and not processed"))
+                    answer.set_exception(_refusal(effect.kind))
             case _:
                 assert_never(effect)
 
@@ -227,3 +230,9 @@ class Stamper:
         if len(leaves) <= LEAVES_INLINE_MAX:
             return imprint_of(leaves)
         return await self._loop.run_in_executor(None, imprint_of, leaves)
+
+
+def _refusal(kind: str) -> NotStampedError | TrustAgentAwayError:
+    if kind == AWAY:
+        return TrustAgentAwayError("the trust agent does not answer; the message was logged and not processed")
+    return NotStampedError("no time-stamping authority answers; the message was logged and not processed")

@@ -1,8 +1,9 @@
 """Which records wait for a time stamp, what one request covers, and what happens while every authority is silent.
 
 Pure: events in, effects out. Rules IV.3.V-VI, T39. One request is with the authorities at any time; everything that waits shares the next.
-Two messages under one signature share a leaf. A received message is answered with its stamp; only while the authorities are silent, and
-only within the grace that CEIQROO signed, it is answered as provisional, with a deadline that is on disk before the answer is given.
+Two messages under one signature share a leaf. A received message is answered with its stamp; only while the authorities are silent, as a
+trust agent that answers tells, and only within the grace that CEIQROO signed, it is answered as provisional, with a deadline that is on
+disk before the answer is given. A trust agent that is away or hangs is our own fault and starts no grace.
 A record that misses its deadline is unconfirmed, for ever: a later stamp would not heal what was withdrawn.
 """
 
@@ -18,7 +19,13 @@ from appliance.trust.wire import StampReply
 
 PATIENCE_S = 10.0
 """How long a received message waits for its stamp (T39)."""
-RETRY_S_MIN, RETRY_S_MAX = 0.5, 30.0
+RETRY_S_MIN, RETRY_S_MAX = 1.0, 30.0
+"""From the end of a failed request to the next: the shorter while somebody waits; with nobody waiting it grows to the longer."""
+SILENT, AWAY = "tsa.unreachable", "process.away"
+"""Why a request failed: the trust agent says that no authority answers, or it does not answer itself."""
+SILENCE_HOLDS_S = 60.0
+"""For how long the word of a trust agent holds that every authority is silent: above RETRY_S_MAX and the longest request together, so that
+its restart during an outage (3 s) costs nobody, and short, so that one that hangs grants nothing."""
 LEAVES_MAX = 10_000
 """Signatures under one stamp, as X-Road's limit (sheet 7.3)."""
 WAITING_MAX = 250_000
@@ -36,7 +43,13 @@ class StampsOverdueError(UnavailableError):
 class NotStampedError(UnavailableError):
     """No authority answered, and there is no grace to wait for one: the record stays, as not processed (T39)."""
 
-    kind = "tsa.unreachable"
+    kind = SILENT
+
+
+class TrustAgentAwayError(UnavailableError):
+    """Our own trust agent did not answer: the record stays, as not processed. The grace is for silent authorities (IV.3.VI)."""
+
+    kind = AWAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +168,10 @@ class AnswerProvisional:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
+    """`kind`: SILENT or AWAY."""
+
     sequence: int
+    kind: str = SILENT
 
 
 Effect = RequestStamp | WriteStamp | WriteOutage | WriteUnconfirmed | AnswerStamped | AnswerProvisional | Refuse
@@ -187,8 +203,11 @@ class StampQueue:
         self._established = False
         """The silence has outlasted our patience, and was confirmed since this process started: nobody need wait for it any more."""
         self._failures = 0
-        self._next_attempt_s = now_s
+        self._failed_s = now_s
+        self._silent_until_s = now_s
         self._grace_us = 0
+        self.failing = ""
+        """Why the last request failed; empty since the last stamp."""
 
     # -- what the health report shows
 
@@ -220,7 +239,7 @@ class StampQueue:
             case Stamped():
                 return self._stamped(event, now)
             case StampFailed():
-                return self._failed(now)
+                return self._failed(event, now)
             case StampWritten():
                 return [
                     AnswerStamped(sequence, event.gen_time_us, event.accuracy_us)
@@ -250,8 +269,15 @@ class StampQueue:
         self._unanswered[waiting.sequence] = now.s + PATIENCE_S
         return self._provisionally([waiting.sequence], now) if self._established else []
 
+    def _due_s(self) -> float:
+        if not self._failures:
+            return self._failed_s
+        if self._unanswered:
+            return self._failed_s + RETRY_S_MIN
+        return self._failed_s + min(RETRY_S_MIN * 2.0 ** min(self._failures - 1, 10), RETRY_S_MAX)
+
     def _request(self, now: Now) -> list[Effect]:
-        if self._requested or not self._waiting or now.s < self._next_attempt_s:
+        if self._requested or not self._waiting or now.s < self._due_s():
             return []
         leaves: dict[bytes, int] = {}
         chosen = []
@@ -267,7 +293,8 @@ class StampQueue:
 
     def _stamped(self, event: Stamped, now: Now) -> list[Effect]:
         requested, leaves = self._requested, self._leaves
-        self._requested, self._leaves, self._failures, self._next_attempt_s = (), (), 0, now.s
+        self._requested, self._leaves, self._failures, self._failed_s = (), (), 0, now.s
+        self.failing, self._silent_until_s = "", now.s
         effects: list[Effect] = []
         if self._outage_since_us is not None:
             effects.append(WriteOutage(self._outage_since_us, now.us, ()))
@@ -281,10 +308,12 @@ class StampQueue:
             effects.append(WriteStamp(event.reply, event.chain_result, leaves, tuple(covered)))
         return [*effects, *self._request(now)]
 
-    def _failed(self, now: Now) -> list[Effect]:
+    def _failed(self, event: StampFailed, now: Now) -> list[Effect]:
         self._requested, self._leaves = (), ()
-        self._next_attempt_s = now.s + min(RETRY_S_MIN * 2.0 ** min(self._failures, 10), RETRY_S_MAX)
-        self._failures += 1
+        self._failures, self._failed_s, self.failing = self._failures + 1, now.s, event.kind
+        if event.kind != SILENT:
+            return []
+        self._silent_until_s = now.s + SILENCE_HOLDS_S
         effects = self._begin_outage(now)
         if self._outage_since_us is not None and now.us - self._outage_since_us >= PATIENCE_S * 1_000_000:
             self._established = True
@@ -298,7 +327,7 @@ class StampQueue:
         return [WriteOutage(now.us, None, ())]
 
     def _impatient(self, now: Now) -> list[Effect]:
-        """Those whose patience is over: provisional within the grace, else refused."""
+        """Those whose patience is over: provisional within the grace where the authorities are silent, else refused."""
         over = []
         for sequence, until_s in self._unanswered.items():  # in order of arrival, hence of patience
             if until_s > now.s:
@@ -307,18 +336,20 @@ class StampQueue:
                 over.append(sequence)
         if not over:
             return []
-        effects = self._begin_outage(now)
-        self._established = True
-        effects += self._provisionally(over, now)
+        self._established = now.s < self._silent_until_s
+        effects = self._provisionally(over, now)
         for sequence in over:
             if sequence not in self._provisional:
                 del self._unanswered[sequence]
-                effects.append(Refuse(sequence))
+                effects.append(self._refusal(sequence))
         return effects
+
+    def _refusal(self, sequence: int) -> Refuse:
+        return Refuse(sequence, AWAY if self.failing == AWAY else SILENT)
 
     def _provisionally(self, sequences: Sequence[int], now: Now) -> list[Effect]:
         since = self._outage_since_us
-        if since is None:
+        if since is None or now.s >= self._silent_until_s:
             return []
         granted = []
         for sequence in sequences:
@@ -352,5 +383,5 @@ class StampQueue:
             heapq.heappush(self._deadlines, entry)
         if not missed:
             return []
-        refused: list[Effect] = [Refuse(sequence) for sequence in missed if self._unanswered.pop(sequence, None) is not None]
+        refused: list[Effect] = [self._refusal(sequence) for sequence in missed if self._unanswered.pop(sequence, None) is not None]
         return [*refused, WriteUnconfirmed(tuple(missed), tuple(delivered))]

@@ -17,16 +17,18 @@ from appliance.clock import Clock
 from appliance.errors import CorruptStateError, RefusedError, XacbeError
 from appliance.messagelog import record
 from appliance.messagelog.disk import Disk
-from appliance.messagelog.groups import Draft, Group, LogFullError, Plan, SignatureKey, plan
+from appliance.messagelog.groups import Draft, Group, LogFullError, Plan, Room, SignatureKey, plan
 from appliance.messagelog.record import SEGMENT_HEAD, BootEntry, BrokenLinkError, Position, Record
 from appliance.messagelog.recovery import ChainCheck
 
 SEGMENTS, BODIES = "segments", "bodies"
-LOCK, RESERVE = "lock", "reserve"
+LOCK = "lock"
+AUDIT_RESERVE, EVIDENCE_RESERVE = "reserve-audit", "reserve-evidence"
+"""Half of the reserve each: two files, since what is merely free may be taken by a body that is just being written."""
 HEADROOM_BYTES = 1 << 20
 """Kept free beyond what a message needs: file-system metadata, the index, the stamp of what was just logged."""
 RECORD_HEADROOM_BYTES = 64 << 10
-"""Below this the reserve is given up, so that audit records, stamps and outages can still be written."""
+"""Below this the reserve is given up, first the half for audit records, then the one for stamps and outages."""
 SIGNATURES_KNOWN_MAX = 256
 """A batch's messages come within seconds of each other: an older signature is simply stored once more."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -78,7 +80,9 @@ class Store:
         self._marks: dict[int, int] = {}
         self._current: _Segment | None = None
         self._known: OrderedDict[SignatureKey, int] = OrderedDict()
-        self._reserved = self._unusable = self._locked = False
+        self._unusable = self._locked = False
+        self._held: set[str] = set()
+        """The halves of the reserve that occupy their room."""
         self.position = Position()
         self.repaired_bytes = 0
         self.bytes = 0
@@ -108,6 +112,7 @@ class Store:
             self._check(check, first, last=first == firsts[-1])
         self.position, self.repaired_bytes = check.position, check.repaired_bytes
         self._remove_orphans()
+        self._hold([name for name in self._disk.names("") if name in (AUDIT_RESERVE, EVIDENCE_RESERVE)])
         boot = self.write([Draft(BootEntry(self.repaired_bytes), essential=True)]).results[0]
         if isinstance(boot, XacbeError):
             raise boot
@@ -154,23 +159,37 @@ class Store:
 
     def _keep_reserve(self) -> None:
         """Occupies the reserve again as soon as there is twice its size."""
-        if self._reserved or self._disk.free_bytes() < 2 * self._limits.reserve_bytes:
-            return
-        with suppress(OSError):  # for want of room, or a file system that cannot: then messages wait, and audit has all there is
-            self._disk.allocate(RESERVE, self._limits.reserve_bytes)
-            self._reserved = True
+        if not self._is_reserved and self._disk.free_bytes() >= 2 * self._limits.reserve_bytes:
+            self._hold([EVIDENCE_RESERVE, AUDIT_RESERVE])
 
-    def _release_reserve(self) -> None:
+    def _hold(self, names: Sequence[str]) -> None:
+        with suppress(OSError):  # for want of room, or a file system that cannot: then messages wait, and the rest has all there is
+            for name in names:
+                self._disk.allocate(name, self._limits.reserve_bytes // 2)
+                self._held.add(name)
+
+    def _release(self, name: str) -> None:
         with suppress(OSError):
-            self._disk.remove(RESERVE)
-        self._reserved = False
+            self._disk.remove(name)
+        self._held.discard(name)
+
+    @property
+    def _is_reserved(self) -> bool:
+        return len(self._held) == 2
 
     def free_bytes(self) -> int:
         return self._disk.free_bytes()
 
     def room(self) -> int:
         """Bytes that messages may still use: none while the reserve is in use."""
-        return max(0, self._disk.free_bytes() - HEADROOM_BYTES) if self._reserved else 0
+        return max(0, self._disk.free_bytes() - HEADROOM_BYTES) if self._is_reserved else 0
+
+    def _audit_room(self) -> int:
+        """Bytes that audit records may still use: never the half that is kept for stamps and outages."""
+        half = self._limits.reserve_bytes // 2
+        spare = half if AUDIT_RESERVE in self._held else 0
+        kept = 0 if EVIDENCE_RESERVE in self._held else half
+        return max(0, self._disk.free_bytes() + spare - kept - RECORD_HEADROOM_BYTES)
 
     # -- writing
 
@@ -183,22 +202,25 @@ class Store:
             raise RuntimeError("the log was used after a write with unknown outcome")
         self._unusable = True  # until this group's outcome is known
         self._keep_reserve()
-        group = self._attempt(drafts, self.room())
+        group = self._attempt(drafts, Room(self.room(), self._audit_room()))
         if group is None:  # the disk was fuller than it said: once more, only with what may use the reserve
-            self._release_reserve()
-            group = self._attempt(drafts, 0)
+            self._release(AUDIT_RESERVE)
+            group = self._attempt(drafts, Room(0, self._audit_room()))
+        if group is None:
+            if any(draft.essential for draft in drafts):
+                self._release(EVIDENCE_RESERVE)
+            group = self._attempt(drafts, Room(0, 0))
         if group is None:
             group = Group([LogFullError("the disk is full, and so is the reserve") for _ in drafts])
         self._unusable = False
         return group
 
-    def _attempt(self, drafts: Sequence[Draft], room: int) -> Group | None:
+    def _attempt(self, drafts: Sequence[Draft], room: Room) -> Group | None:
         """None where the disk was full after all; then everything is as before."""
         planned = plan(drafts, self.position, self._clock.now_us(), self._known, room)
         if not planned.payloads:
             return planned.group
-        if self._reserved and self._disk.free_bytes() < planned.size + RECORD_HEADROOM_BYTES:
-            self._release_reserve()
+        self._release_for(planned.size, is_essential=any(draft.essential for draft in drafts))
         named: list[int] = []
         try:
             segment = self._segment_for(planned.size)
@@ -217,6 +239,11 @@ class Store:
         self.bytes += len(data)
         self._remember(planned)
         return planned.group
+
+    def _release_for(self, size: int, *, is_essential: bool) -> None:
+        for name in (AUDIT_RESERVE, EVIDENCE_RESERVE) if is_essential else (AUDIT_RESERVE,):
+            if name in self._held and self._disk.free_bytes() < size + RECORD_HEADROOM_BYTES:
+                self._release(name)
 
     def _segment_for(self, size: int) -> _Segment:
         current = self._current

@@ -1,6 +1,6 @@
 """What the other processes say to the recorder.
 
-Pure. Operations: `open_body`, `append`, `audit`, `list_records`, `read_record`, `log_status` (callers: `appliance.topology`).
+Pure. Operations: `open_body`, `drop_body`, `append`, `audit`, `list_records`, `read_record`, `log_status` (callers: `appliance.topology`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ class OpenBody(msgspec.Struct, array_like=True):
 
 
 class BodyFile(msgspec.Struct, array_like=True):
+    body: int
+
+
+class DropBody(msgspec.Struct, array_like=True):
+    """`drop_body`: no message will name this body. An unknown number is no error: it was claimed or given up already."""
+
     body: int
 
 

@@ -6,13 +6,14 @@ that the answer has begun while it still sends, so that it can stop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from appliance.net import http1
 from appliance.net.deadlines import NEVER, Deadlines
 from appliance.net.http1 import RequestHead, RequestReader, ResponseHead, ResponseReader
-from appliance.net.http_stream import HttpStream, PeerClosedError, PeerTimeoutError, StreamLimits
+from appliance.net.http_stream import BUFFERED_BYTES_MAX, HttpStream, PeerClosedError, PeerTimeoutError, StreamLimits
 from appliance.net.tls_engine import Peer, Transport
 
 __all__ = ["ClientConnection", "PeerClosedError", "PeerTimeoutError", "ServerConnection", "StreamLimits"]
@@ -74,10 +75,10 @@ class ServerConnection(HttpStream):
         if not self.lost:
             self._transport.write(data)
 
-    def refuse(self, status: int) -> None:
-        """Answers with an empty body, unless an answer has begun, and closes."""
+    def refuse(self, answer: bytes) -> None:
+        """Sends a whole answer that says `Connection: close`, unless another has begun, and closes."""
         if not self._answering:
-            self.write(http1.response_head(status, [(b"Content-Length", b"0"), (b"Connection", b"close")]))
+            self.write(answer)
         self.close()
 
     def stop(self) -> None:
@@ -166,6 +167,12 @@ class ClientConnection(HttpStream):
         self.session_kept = False
         self._in_exchange = False
         self._sent = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Of a connection without TLS: stands on the transport before its first event, which may be its end."""
+        raw: Any = transport
+        raw.set_write_buffer_limits(high=BUFFERED_BYTES_MAX)
+        self.attach(raw)
 
     @property
     def transport(self) -> Transport:

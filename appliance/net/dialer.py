@@ -16,13 +16,11 @@ import ssl
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.net import racing
 from appliance.net.connection import ClientConnection, PeerTimeoutError, StreamLimits
 from appliance.net.deadlines import Deadlines
-from appliance.net.http_stream import BUFFERED_BYTES_MAX
 from appliance.net.racing import Address, UnreachableError
 from appliance.net.tls_engine import Application, HandshakeThreads, Peer, TlsEndpoint, TlsRejectedError
 
@@ -211,8 +209,6 @@ class Dialer:
         route.open += 1  # before the first wait: the bound holds for connections that are being made, too
         try:
             made = await self._fastest(route, context, check, hostname)
-            if made.lost:
-                raise UnreachableError("the connection was lost before it could be used")
         except BaseException:
             route.open -= 1
             route.wake(None)
@@ -259,26 +255,29 @@ class Dialer:
         def build(peer: Peer) -> ClientConnection:
             return ClientConnection(peer, self._limits.stream, self._deadlines, self._lost, (route, address), context)
 
-        if context is None:
-            connection = await self._plain(sock, build)
-        else:
-            session = route.sessions.get(address)
-            resumable = session[1] if session is not None and session[0] is context else None
-            connection = await self._secured(sock, build, context, hostname, resumable)
+        try:
+            if context is None:
+                connection = await self._plain(sock, build, address)
+            else:
+                session = route.sessions.get(address)
+                resumable = session[1] if session is not None and session[0] is context else None
+                connection = await self._secured(sock, build, context, hostname, resumable)
+        except OSError as error:  # whoever resets what it has just accepted is nothing but unreachable
+            sock.close()
+            raise UnreachableError(f"{address[0]}:{address[1]}: {error.strerror or error}") from None
         try:
             if check is not None:
                 await check(connection.peer)
         except BaseException:
             connection.abort()
             raise
+        if connection.lost:
+            raise UnreachableError(f"{address[0]}:{address[1]}: the connection was lost before it could be used")
         return connection
 
-    async def _plain(self, sock: socket.socket, build: Callable[[Peer], ClientConnection]) -> ClientConnection:
-        connection = build(Peer(str(sock.getpeername()[0])))
-        transport: Any
-        transport, _ = await self._loop.create_connection(lambda: connection, sock=sock)
-        transport.set_write_buffer_limits(high=BUFFERED_BYTES_MAX)
-        connection.attach(transport)
+    async def _plain(self, sock: socket.socket, build: Callable[[Peer], ClientConnection], address: Address) -> ClientConnection:
+        connection = build(Peer(address[0]))  # by the route: a socket that was reset knows no peer
+        await self._loop.create_connection(lambda: connection, sock=sock)
         return connection
 
     async def _secured(

@@ -112,6 +112,8 @@ class _Reading:
         self._headers = 0
         self.length, self.body, self.complete, self.content_type, self.error = 0, bytearray(), False, "", ""
         self.head_done = self.has_length = False
+        self.status = 0
+        self.parser: httptools.HttpResponseParser | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
@@ -124,9 +126,13 @@ class _Reading:
                 self.has_length = True
 
     def on_headers_complete(self) -> None:
+        if not self.head_done and self.parser is not None:  # of the first head: what may follow the answer is nobody's
+            self.status = self.parser.get_status_code()
         self.head_done = True
 
     def on_body(self, data: bytes) -> None:
+        if self.complete:
+            return
         self.length += len(data)
         if self.length <= self._bytes_max:
             self.body += data
@@ -137,13 +143,15 @@ class _Reading:
     def check(self) -> None:
         if self.error:
             raise FetchError(f"{self._url}: {self.error}")
+        if self.head_done and self.status < 200:  # nothing in our requests asks for one; 101 would end HTTP
+            raise FetchError(f"{self._url}: status {self.status} is no answer")
         if self.length > self._bytes_max:
             raise FetchOversizedError(f"{self._url}: more than {self._bytes_max} bytes")
 
 
 async def _answer(reader: asyncio.StreamReader, url: str, bytes_max: int) -> FetchAnswer:
     reading = _Reading(url, bytes_max)
-    parser = httptools.HttpResponseParser(reading)
+    parser = reading.parser = httptools.HttpResponseParser(reading)
     head_bytes = 0
     while not reading.complete:
         data = await reader.read(READ_BYTES)
@@ -151,7 +159,7 @@ async def _answer(reader: asyncio.StreamReader, url: str, bytes_max: int) -> Fet
             break
         try:
             parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:  # no family of their own: each stands under Exception
             if not reading.complete:  # bytes after a complete answer are nobody's
                 raise FetchError(f"{url}: not HTTP: {error}") from None
         reading.check()
@@ -159,7 +167,7 @@ async def _answer(reader: asyncio.StreamReader, url: str, bytes_max: int) -> Fet
         if head_bytes > HEAD_BYTES_MAX:
             raise FetchOversizedError(f"{url}: a head of more than {HEAD_BYTES_MAX} bytes")
     _check_end(reading, url)
-    return FetchAnswer(parser.get_status_code(), reading.content_type, bytes(reading.body))
+    return FetchAnswer(reading.status, reading.content_type, bytes(reading.body))
 
 
 def _check_end(reading: _Reading, url: str) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.errors import RefusedError, XacbeError
+from appliance.errors import CorruptStateError, RefusedError, XacbeError
+from appliance.net import http1
 from appliance.net.connection import PeerClosedError, PeerTimeoutError, ServerConnection, StreamLimits
 from appliance.net.deadlines import NEVER, Deadlines
 from appliance.net.handshake_gate import HandshakeGate
@@ -49,6 +50,16 @@ class TooManyConnectionsError(RefusedError):
     kind = "peer.connections_full"
 
 
+def _bare(error: Exception, status: int) -> bytes:
+    """The default of `malformed`: HTTP's own status and no body."""
+    return http1.response_head(status, [(b"Content-Length", b"0"), (b"Connection", b"close")])
+
+
+def _raise(address: str, error: Exception) -> None:
+    """The default of `on_bug`: out of `serve`, as a test wants it."""
+    raise error
+
+
 def _nobody_listens(address: str, error: XacbeError) -> None:
     """The default of `on_refused`."""
 
@@ -65,11 +76,15 @@ class Listener:
         context: Callable[[], ssl.SSLContext] | None = None,
         threads: HandshakeThreads | None = None,
         on_refused: Callable[[str, XacbeError], None] = _nobody_listens,
+        on_bug: Callable[[str, Exception], None] | None = None,
+        malformed: Callable[[XacbeError, int], bytes] | None = None,
     ) -> None:
         if context is not None and threads is None:
             raise RuntimeError("TLS without threads for its handshakes")
         self._sock, self._handler, self._limits, self._context, self._on_refused = sock, handler, limits, context, on_refused
         self._threads = threads
+        self._on_bug = on_bug or _raise
+        self._malformed = malformed or _bare
         self.refusals: Counter[str] = Counter()
         """By kind, since the start."""
         self._connections = 0
@@ -180,10 +195,18 @@ class Listener:
             connection.close()
         except (MalformedError, OversizedError) as error:
             self.refused(connection.peer.address, error)
-            connection.refuse(error.status)
+            connection.refuse(self._malformed(error, error.status))
         except (PeerClosedError, PeerTimeoutError, TlsRejectedError) as error:
             self.refused(connection.peer.address, error)
             connection.abort()
+        except CorruptStateError:
+            connection.abort()
+            raise
+        except Exception as error:
+            # A bug, met on one connection: it costs that connection and is told loudly. Ending the process would let whoever finds it end
+            # everybody's exchanges (house rule 5; the record is in this folder's README.md).
+            self._on_bug(connection.peer.address, error)
+            connection.refuse(_bare(error, 500))
         except BaseException:
             connection.abort()
             raise

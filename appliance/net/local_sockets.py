@@ -27,6 +27,8 @@ from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUES
 IN_FLIGHT_MAX = 4096
 """Calls waiting on one channel: above the relay's exchanges_max times its calls at a time."""
 RECEIVE_BYTES = 256 << 10
+DESCRIPTORS_MAX = 4
+"""Received and not handed on yet. One comes with the first byte of its frame, so that one waits at most."""
 CALL_S_MAX = 15.0
 """Default wait for an answer: longer than the slowest signature allowed (10 s)."""
 
@@ -96,7 +98,7 @@ class _Stream:
         self._sock, self._on_frame, self._on_end = sock, on_frame, on_end
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader()
-        self._received: deque[int] = deque()
+        self._received: deque[int | None] = deque()
         self._out: deque[tuple[bytes, int | None]] = deque()
         self._flush_asked = self._writing = self.closed = False
         sock.setblocking(False)
@@ -149,24 +151,24 @@ class _Stream:
 
     def _readable(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, RECEIVE_BYTES, 4)
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, RECEIVE_BYTES, DESCRIPTORS_MAX)
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
         self._received.extend(descriptors)
+        if flags & socket.MSG_CTRUNC and not descriptors:
+            self._received.append(None)  # we have no room for it (EMFILE): in its place, or later frames would take each other's
         if not data:
             self.close()
             return
         try:
             for frame in self._reader.feed(data):
-                descriptor = None
-                if frame.kind == ANSWER_WITH_DESCRIPTOR:
-                    if not self._received:
-                        raise frames.FrameError("a descriptor is missing")
-                    descriptor = self._received.popleft()
-                self._on_frame(frame, descriptor)
+                comes = frame.kind == ANSWER_WITH_DESCRIPTOR and len(self._received) > 0
+                self._on_frame(frame, self._received.popleft() if comes else None)  # without it that call fails, and no other
+            if len(self._received) > DESCRIPTORS_MAX:
+                raise frames.FrameError("descriptors that no frame names")
         except PeerProtocolError:
             self.close()
 
@@ -176,8 +178,9 @@ class _Stream:
         self.closed = True
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
-        for descriptor in (*self._received, *(d for _, d in self._out if d is not None)):
-            os.close(descriptor)
+        for descriptor in (*self._received, *(d for _, d in self._out)):
+            if descriptor is not None:
+                os.close(descriptor)
         self._received.clear()
         self._out.clear()
         self._sock.close()
@@ -224,17 +227,24 @@ class LocalServer:
         try:
             if not topology.may_call(caller, self._owner, frame.name):
                 raise CallRefusedError(f"{caller} may not call {frame.name} of {self._owner}")
-            result = await self._handlers[frame.name](caller, frame.payload)
+            return _encoded(frame.call, await self._handlers[frame.name](caller, frame.payload))
         except CorruptStateError:
             raise  # out of the server's group: the process stops, no answer is given (house taxonomy)
         except XacbeError as error:
             return frames.encode_error(frame.call, error)
         except msgspec.MsgspecError as error:
             return frames.encode_error(frame.call, frames.FrameError(f"{frame.name}: {error}"))
-        if isinstance(result, Reply):
-            payload = msgspec.msgpack.encode(result.value)
-            return frames.encode(ANSWER_WITH_DESCRIPTOR, frame.call, "", payload), result.descriptor
-        return frames.encode(ANSWER, frame.call, "", msgspec.msgpack.encode(result))
+
+
+def _encoded(call: int, result: object) -> bytes | tuple[bytes, int]:
+    """Raises FrameError where the answer is over FRAME_BYTES_MAX: the caller's to deal with, not the end of the owner."""
+    if not isinstance(result, Reply):
+        return frames.encode(ANSWER, call, "", msgspec.msgpack.encode(result))
+    try:
+        return frames.encode(ANSWER_WITH_DESCRIPTOR, call, "", msgspec.msgpack.encode(result.value)), result.descriptor
+    except BaseException:
+        os.close(result.descriptor)
+        raise
 
 
 class _Served:
@@ -288,6 +298,13 @@ class LocalClient:
             os.close(descriptor)
         return None if answer is None else msgspec.msgpack.decode(payload, type=answer)
 
+    def tell(self, operation: str, request: object = None) -> None:
+        """Calls without waiting for the answer, for what may as well get lost: a neighbour that is away is told nothing."""
+        with contextlib.suppress(NeighbourAwayError):
+            stream = self._connected()
+            self._next = call = (self._next + 1) & 0xFFFFFFFF
+            stream.send(frames.encode(REQUEST, call, operation, msgspec.msgpack.encode(request)))
+
     async def call_for_descriptor(
         self, operation: str, request: object, answer: type[Answer], timeout_s: float = CALL_S_MAX
     ) -> tuple[Answer, int]:
@@ -302,9 +319,10 @@ class LocalClient:
         if len(self._waiting) >= IN_FLIGHT_MAX:
             raise NeighbourAwayError(f"{self._path.parent.name}: {IN_FLIGHT_MAX} calls wait already")
         self._next = call = (self._next + 1) & 0xFFFFFFFF
+        data = frames.encode(REQUEST, call, operation, msgspec.msgpack.encode(request))
         future: asyncio.Future[tuple[bytes, int | None]] = asyncio.get_running_loop().create_future()
         self._waiting[call] = future
-        stream.send(frames.encode(REQUEST, call, operation, msgspec.msgpack.encode(request)))
+        stream.send(data)
         try:
             async with asyncio.timeout(timeout_s):
                 return await future
@@ -315,14 +333,16 @@ class LocalClient:
 
     def _connected(self) -> _Stream:
         if self._stream is None or self._stream.closed:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            sock.setblocking(False)  # a local socket connects or refuses at once; a full backlog is a refusal
+            sock = None
             try:
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+                sock.setblocking(False)  # a local socket connects or refuses at once; a full backlog is a refusal
                 connect(sock, self._path)
-            except OSError as error:
-                sock.close()
+                self._stream = _Stream(sock, self._answered, self._lost)
+            except OSError as error:  # nobody there, or no descriptor left here
+                if sock is not None:
+                    sock.close()
                 raise NeighbourAwayError(f"{self._path.parent.name}: {error.strerror}") from None
-            self._stream = _Stream(sock, self._answered, self._lost)
         return self._stream
 
     def _answered(self, frame: Frame, descriptor: int | None) -> None:

@@ -32,13 +32,16 @@ _ONCE = frozenset(
     b"x-road-client x-road-id x-road-security-server x-road-represented-party x-road-userid x-road-issue x-road-request-hash".split()
 )
 _FORWARDS_BODY = frozenset({"PATCH", "POST", "PUT"})
-_PATH, _QUERY, _ESCAPE = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*", r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]*", "%[0-9A-Fa-f]{2}"
-_TARGET = re.compile(rf"/{_PATH}(?:{_ESCAPE}{_PATH})*(?:\?{_QUERY}(?:{_ESCAPE}{_QUERY})*)?")
+_PATH, _ESCAPE = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*", "%[0-9A-Fa-f]{2}"
+_QUERY = r"[\x21\x22\x24-\x7e]*"
+"""Whatever a head can carry: the query is the service's own business and travels unchanged (sheet 2.2)."""
+_TARGET = re.compile(rf"/{_PATH}(?:{_ESCAPE}{_PATH})*(?:\?{_QUERY})?")
 _VERSION = re.compile(r"r[0-9]")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_STATUS = re.compile(rb"[1-9][0-9]{2}")
+_STATUS = re.compile(rb"[2-5][0-9]{2}")
+"""A final status: an informational one would make our client read the next answer where the body of this one is."""
 
 
 class HeadMalformedError(PeerProtocolError):
@@ -178,7 +181,7 @@ def response_head(
         (name, _utf8(value)) for name, value in headers if (lower := name.lower()) not in NEVER_TRAVEL and lower not in _SET_BY_PROVIDER
     ]
     reason = _utf8(reason)
-    if not 100 <= status <= 999 or _CONTROL.search(reason):
+    if not 200 <= status <= 599 or _CONTROL.search(reason):
         raise HeadMalformedError("a status line that cannot travel")
     _check_lines(kept)
     kept += [

@@ -69,6 +69,6 @@ async def connect(address: Address, limit_s: float) -> socket.socket:
                     raise
     except TimeoutError:
         reason = f"no connection in {limit_s} s"
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be asked for, such as `a..b`
         reason = str(error)
     raise UnreachableError(f"{host}:{port}: {reason}")

@@ -2,13 +2,8 @@
 
 TLS itself says only that the peer holds the key of a certificate under one of the given anchors. What X-Road asks beyond that (profile,
 registered hash, OCSP, sheet 3.2) is checked by the caller on the certificate that the connection shows; no host names are checked, as in
-X-Road. Contexts are cheap and immutable for us: when the global configuration or a key changes, a new one is made, and sessions of the old
-one no longer resume.
-
-Information systems show self-signed certificates that are registered byte for byte (sheet 9.2). Python's ssl insists on a chain for every
-certificate that is sent, so each registered certificate is an anchor of its own. A certificate that nobody registered, or one with an
-extended key usage other than client authentication, fails in the handshake: stricter than X-Road, which refuses it one step later. The
-alternative, a verify callback set through OpenSSL's own structures, would accept everything wherever our check is forgotten.
+X-Road, but for information systems that are known by an authority alone. Contexts are cheap and immutable for us: when the global
+configuration or a key changes, a new one is made, and sessions of the old one no longer resume.
 """
 
 from __future__ import annotations
@@ -47,15 +42,15 @@ def peer_client_context(anchors: Iterable[bytes], key_loader: KeyLoader, *, fore
     return context
 
 
-def client_https_context(registered: Iterable[bytes], key_loader: KeyLoader) -> ssl.SSLContext:
-    """Port 8443: information systems, which may show one of the `registered` certificates (DER) or none.
+def client_https_context(key_loader: KeyLoader) -> ssl.SSLContext:
+    """Port 8443: information systems, which may show a certificate or none.
 
-    The caller compares the shown certificate with those of the client it claims to be: this context only knows that it is one of them all.
+    Python's ssl refuses every certificate without an anchor; `token_key.accept_any_certificate` lifts that where X-Road's rule is wanted:
+    any certificate at TLS level, compared with the registered ones afterwards (sheet 2.1, 9.2).
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, ssl.TLSVersion.TLSv1_2)
     context.set_ciphers(AEAD_SUITES)
     context.verify_mode = ssl.CERT_OPTIONAL
-    _pin(context, registered)
     key_loader(context)
     return context
 
@@ -63,15 +58,21 @@ def client_https_context(registered: Iterable[bytes], key_loader: KeyLoader) -> 
 def system_client_context(pinned: Iterable[bytes] | None, key_loader: KeyLoader | None = None, *, ca_file: str = "") -> ssl.SSLContext:
     """Towards the information systems that provide services, with our own certificate where `key_loader` is given.
 
-    `pinned` are the certificates stored for that client: the caller compares bytes afterwards. None takes any certificate, as X-Road does
-    where `sslAuthentication` is off. `ca_file` (PEM) adds authorities of the institution.
+    `pinned` are the certificates stored for that client: the caller compares bytes afterwards, so neither name nor time matters. None takes
+    any certificate, as X-Road does where `sslAuthentication` is off. `ca_file` (PEM) adds authorities of the institution: where nothing is
+    pinned, the certificate must be in force and name the host that the connection was asked for.
     """
+    pinned = None if pinned is None else tuple(pinned)
     context = _context(ssl.PROTOCOL_TLS_CLIENT, ssl.TLSVersion.TLSv1_2)
     context.set_ciphers(AEAD_SUITES)
     if pinned is None and not ca_file:
         context.verify_mode = ssl.CERT_NONE
     else:
-        _pin(context, pinned or ())
+        if pinned:
+            _pin(context, pinned)
+        else:
+            context.verify_flags = ssl.VERIFY_X509_PARTIAL_CHAIN  # the institution's authority may be an intermediate one
+            context.check_hostname = True  # one authority speaks for many systems: only the name says which
         if ca_file:
             context.load_verify_locations(cafile=ca_file)
     if key_loader is not None:

@@ -41,6 +41,9 @@ _CRYPTO_EX_INDEX_EC_KEY = 8
 _SIGN = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_int, c_void_p, POINTER(c_uint), c_void_p, c_void_p, c_void_p)
 _SIGN_SIG = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p)
 
+_VERIFY = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p)
+_ACCEPT_ANY = _VERIFY(lambda store, argument: 1)
+
 _log = logging.getLogger(__name__)
 _signers: dict[int, Sign] = {}
 """Sign callbacks by the number that their EC_KEY carries; an entry lives as long as its context."""
@@ -82,6 +85,14 @@ def use_token_key(context: ssl.SSLContext, chain: Sequence[bytes], sign: Sign) -
         _expect(taken == 1, "the key")
     finally:
         library.crypto.X509_free(own)
+
+
+def accept_any_certificate(context: ssl.SSLContext) -> None:
+    """For port 8443 only: whatever certificate an information system shows passes the handshake (its key is proved there), and is
+    compared byte for byte with the client's registered ones afterwards (sheet 2.1, 9.2). Never for connections between boxes.
+    """
+    pointer = c_void_p.from_address(id(context) + object.__basicsize__)
+    _library().ssl.SSL_CTX_set_cert_verify_callback(pointer, _ACCEPT_ANY, None)
 
 
 def self_test() -> None:
@@ -128,6 +139,8 @@ class _Library:
             getattr(self.crypto, name).argtypes, getattr(self.crypto, name).restype = [c_void_p], None
         for name in ("SSL_CTX_use_certificate", "SSL_CTX_use_PrivateKey"):
             getattr(self.ssl, name).argtypes = [c_void_p, c_void_p]
+        self.ssl.SSL_CTX_set_cert_verify_callback.argtypes = [c_void_p, _VERIFY, c_void_p]
+        self.ssl.SSL_CTX_set_cert_verify_callback.restype = None
         self.ssl.SSL_CTX_ctrl.argtypes, self.ssl.SSL_CTX_ctrl.restype = [c_void_p, c_int, c_long, c_void_p], c_long
         self.place = self.crypto.CRYPTO_get_ex_new_index(_CRYPTO_EX_INDEX_EC_KEY, c_long(0), None, None, None, None)
         # Never freed, like the two callbacks: keys of contexts that are gone may still point at it.

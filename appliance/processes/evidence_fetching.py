@@ -75,8 +75,14 @@ class EvidenceKeeper:
         self._held: dict[bytes, _Held] = {}
         self._certificates: list[bytes] = []
         self._seen_generation = 0
-        self._signer_away = True
+        self._signer_away = self._signer_unheard = True
         durable.make_directory(self._folder)
+
+    async def news(self, known: int, wait_s: float) -> OwnEvidence:
+        """What is held, as soon as it is not `known`, at the latest after `wait_s`. Generation 0, until what is stored was taken up (that
+        takes the signer's list of certificates and a configuration), is never news: it says nothing about evidence."""
+        await self.generation.other_than(known if self.generation.value else 0, wait_s)
+        return self.evidence()
 
     def evidence(self) -> OwnEvidence:
         """Everything held, fresh or not."""
@@ -115,7 +121,7 @@ class EvidenceKeeper:
         except XacbeError:
             self._signer_away = True
         else:
-            self._signer_away = False
+            self._signer_away = self._signer_unheard = False
             self._certificates = [der for key in keys if key.use in ("seal", "tls") for der in key.certificates][:CERTIFICATES_MAX]
         try:
             shared = self._configuration.shared()
@@ -139,7 +145,8 @@ class EvidenceKeeper:
         for digest in [digest for digest in self._held if digest not in wanted]:
             del self._held[digest]
         self._remove_unused(wanted)
-        if {digest: held.response for digest, held in self._held.items()} != before:
+        is_first = self.generation.value == 0 and not self._signer_unheard  # also with nothing stored: from now on that is the truth
+        if is_first or {digest: held.response for digest, held in self._held.items()} != before:
             self.generation.advance()
 
     def _wanted(self, shared: SharedParameters) -> dict[bytes, tuple[x509.Certificate, CaCertificate]]:

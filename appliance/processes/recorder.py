@@ -22,7 +22,7 @@ from appliance.health.wire import Incident
 from appliance.journal import event, start_journal
 from appliance.messagelog import audit
 from appliance.messagelog.recorder import Recorder
-from appliance.messagelog.stamping import WriteUnconfirmed
+from appliance.messagelog.stamping import AWAY, WriteUnconfirmed
 from appliance.net.local_sockets import LocalClient, LocalServer, NeighbourAwayError, channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.running import run, until_stopped
@@ -146,7 +146,8 @@ async def _serve(state: Path, log: logging.Logger) -> None:
 def _describe(recorder: Recorder, grace: Grace, server: LocalServer) -> tuple[list[str], dict[str, int], dict[str, str]]:
     """For the supervisor: what is waited for, counters, facts."""
     status, stamper = recorder.status(), recorder.stamper
-    waits_for = [*(["trust_agent"] if grace.agent_away else []), *(["disk"] if status.state == "full" else [])]
+    is_agent_away = grace.agent_away or stamper.stamps.failing == AWAY
+    waits_for = [*(["trust_agent"] if is_agent_away else []), *(["disk"] if status.state == "full" else [])]
     if stamper.stamps.outage_since_us is not None:
         waits_for.append("tsa")
     counters = {

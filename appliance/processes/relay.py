@@ -11,6 +11,7 @@ import hashlib
 import logging
 import signal
 import socket
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from appliance import settings
 from appliance.clock import Clock, SystemClock
 from appliance.errors import XacbeError
 from appliance.exchange.client_side import ClientSide
-from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.provider_side import ProviderSide
 from appliance.hsm.client import SignerClient
@@ -35,9 +35,11 @@ from appliance.net.listener import Listener, ListenerLimits
 from appliance.net.local_sockets import LocalClient, channel_path, inherited_sockets
 from appliance.net.tls_engine import HandshakeThreads
 from appliance.processes.announcing import announce_forever
+from appliance.relay import client_front, peer_front
 from appliance.relay.bodies import BodyStore
-from appliance.relay.client_front import ClientFront, ExchangeGate
+from appliance.relay.client_front import ClientFront
 from appliance.relay.contexts import Contexts
+from appliance.relay.gates import Gates
 from appliance.relay.local_follow import LocalFollow
 from appliance.relay.ocsp_front import OcspFront
 from appliance.relay.peer_front import PeerFront
@@ -76,13 +78,13 @@ class Relay:
         recorder = LocalClient(channel_path(state, "recorder", "relay"))
         signer = SignerClient(state, "relay")
         self.trust = TrustView(state, clock, log, LocalClient(channel_path(state, "trust_agent", "relay")), self._configuration_changed)
-        self.local = LocalFollow(LocalClient(channel_path(state, "supervisor", "relay")), self.trust, self._local_changed)
+        self.local = LocalFollow(LocalClient(channel_path(state, "supervisor", "relay")), self.trust)
         self.contexts = Contexts(state, log, signer, foreign=relay.foreign_servers)
         self.threads = HandshakeThreads()
         self.sealing = Sealing(clock, log, signer, self.trust, group)
-        self.gate = ExchangeGate(relay.exchanges_max)
+        self.gates = Gates(relay.exchanges_max)
         self.peers = PeerTrust(clock)
-        self.refusals = Refusals(log, recorder, self.counters, relay.fault_spelling)
+        self.refusals = Refusals(log, recorder, self.counters, relay.fault_spelling, clock)
         store = BodyStore(recorder, relay.body_inline_bytes_max, relay.body_bytes_max)
         messages = _Log(recorder)
         dialer = Dialer(DialerLimits(connect_s_max=relay.peer_connect_s_max, idle_s_max=relay.peer_idle_s_max), self.threads)
@@ -98,14 +100,14 @@ class Relay:
             answer_s_max=relay.answer_s_max,
             body_bytes_max=relay.body_bytes_max,
         )
-        system_dialer = Dialer(DialerLimits(idle_s_max=relay.peer_idle_s_max), self.threads)
+        system_dialer = Dialer(DialerLimits(idle_s_max=relay.system_idle_s_max), self.threads)
         self.dialers = (dialer, system_dialer)
         system = SystemCaller(system_dialer, store, None, relay.system_ca_file)
         client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
         provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system)
-        self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gate, self.counters)
+        self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gates, self.counters)
         self.peer_front = PeerFront(
-            provider_side, self.trust, self.peers, store, self.local.view, self.refusals, self.gate, self.counters, relay.body_bytes_max
+            provider_side, self.trust, self.peers, store, self.local.view, self.refusals, self.gates, self.counters, relay.body_bytes_max
         )
         self.ocsp_front = OcspFront(self.trust)
         self.listeners: list[Listener] = []
@@ -117,15 +119,24 @@ class Relay:
         for part in follow:
             self._group.create_task(part)
         limits = _limits(self._settings)
-        plain = Listener(sockets["tcp.client_http"], self.client_front.serve, limits, on_refused=self._connection_refused)
-        ocsp = Listener(sockets["tcp.ocsp"], self.ocsp_front.serve, limits, on_refused=self._connection_refused)
+        plain = Listener(
+            sockets["tcp.client_http"],
+            self.client_front.serve,
+            limits,
+            on_refused=self._connection_refused,
+            on_bug=self._bug,
+            malformed=client_front.malformed,
+        )
+        ocsp = Listener(sockets["tcp.ocsp"], self.ocsp_front.serve, limits, on_refused=self._connection_refused, on_bug=self._bug)
         https = Listener(
             sockets["tcp.client_https"],
             self.client_front.serve,
             limits,
             context=self.contexts.https_context,
             threads=self.threads,
+            malformed=client_front.malformed,
             on_refused=self._connection_refused,
+            on_bug=self._bug,
         )
         peer = Listener(
             sockets["tcp.peer"],
@@ -133,7 +144,9 @@ class Relay:
             limits,
             context=self.contexts.peer_server_context,
             threads=self.threads,
+            malformed=peer_front.malformed,
             on_refused=self._peer_refused,
+            on_bug=self._bug,
         )
         self.listeners = [plain, ocsp, https, peer]
         self._open = [self._group.create_task(one.serve(STOP_S_MAX)) for one in (plain, ocsp)]
@@ -174,23 +187,28 @@ class Relay:
             for kind, count in listener.refusals.items():
                 counters[kind] = counters.get(kind, 0) + count
         counters |= {"seal.signatures": self.sealing.signatures, "seal.messages": self.sealing.messages}
-        facts = {"exchanges_running": str(self.gate.running), "connections": str(sum(one.connections for one in self.listeners))}
+        facts = {
+            "exchanges_running": str(self.gates.running),
+            "arriving": str(self.gates.arriving),
+            "connections": str(sum(one.connections for one in self.listeners)),
+        }
         return waits, counters, facts
 
     def _configuration_changed(self) -> None:
         self.contexts.configuration_changed(self.trust.current())
         self.local.rebuild()
 
-    def _local_changed(self, view: LocalView) -> None:
-        self.contexts.clients_changed(view.client_certificates)
-
     def _connection_refused(self, address: str, error: XacbeError) -> None:
-        event(self._log, logging.INFO, "connection.refused", kind=error.kind, address=address, reason=str(error))
+        self.refusals.strangers_event("connection.refused", error.kind, address, str(error))
 
     def _peer_refused(self, address: str, error: XacbeError) -> None:
-        self._connection_refused(address, error)
-        if error.kind == "peer.tls_rejected":
-            self._group.create_task(self.refusals.audit("peer.tls_rejected", {"from": address, "reason": str(error)[:200]}))
+        if self.refusals.strangers_event("connection.refused", error.kind, address, str(error)) and error.kind == "peer.tls_rejected":
+            self._group.create_task(self.refusals.stranger("peer.tls_rejected", error.kind, address, str(error)))
+
+    def _bug(self, address: str, error: Exception) -> None:
+        self.counters["box.bug"] += 1
+        text = "".join(traceback.format_exception(error))
+        event(self._log, logging.CRITICAL, "box.bug", address=address, traceback=text)
 
 
 def _limits(relay: RelaySettings) -> ListenerLimits:

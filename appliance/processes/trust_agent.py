@@ -92,8 +92,7 @@ class TrustAgent:
 
     async def _own_evidence(self, _: str, payload: bytes) -> OwnEvidence:
         news = msgspec.msgpack.decode(payload, type=News)
-        await self._evidence.generation.other_than(news.known, min(news.wait_s, NEWS_S_MAX))
-        return self._evidence.evidence()
+        return await self._evidence.news(news.known, min(news.wait_s, NEWS_S_MAX))
 
     async def _stamp(self, _: str, payload: bytes) -> StampReply:
         request = msgspec.msgpack.decode(payload, type=StampRequest)

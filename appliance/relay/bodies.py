@@ -8,13 +8,14 @@ done in worker threads, which release the interpreter.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
 
 from appliance.errors import PeerProtocolError, UnavailableError
 from appliance.exchange.ports import Body
-from appliance.messagelog.wire import BodyFile, OpenBody
+from appliance.messagelog.wire import BodyFile, DropBody, OpenBody
 from appliance.net.local_sockets import LocalClient
 
 CHUNK_BYTES = 256 << 10
@@ -30,18 +31,22 @@ class BodyOversizedError(PeerProtocolError):
 
 
 class BodyContent:
-    """An open body file. Closes with its last reference, like a file object, but without a warning: that is its way to end."""
+    """An open body file. Closes with its last reference, like a file object, but without a warning: that is its way to end.
 
-    __slots__ = ("_descriptor",)
+    `on_closed` is called then, in whatever thread let it go.
+    """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    __slots__ = ("_descriptor", "_on_closed")
+
+    def __init__(self, descriptor: int, on_closed: Callable[[], None]) -> None:
+        self._descriptor, self._on_closed = descriptor, on_closed
 
     def fileno(self) -> int:
         return self._descriptor
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+        self._on_closed()
 
 
 class BodySink:
@@ -63,7 +68,7 @@ class BodySink:
             raise BodyOversizedError(f"a body of more than {self._max} bytes")
         if self._content is None and self._pending_bytes > self._inline_max:
             file, descriptor = await self._recorder.call_for_descriptor("open_body", OpenBody(None), BodyFile)
-            self._file, self._content = file.body, BodyContent(descriptor)
+            self._file, self._content = file.body, BodyContent(descriptor, self._given_up(file.body))
         if self._content is not None and self._pending_bytes >= CHUNK_BYTES:
             await self._keep()
 
@@ -78,6 +83,16 @@ class BodySink:
         if found is None:
             raise RuntimeError("a body without its digest")
         return Body(self._kept_bytes, found, file=self._file, content=self._content)
+
+    def _given_up(self, file: int) -> Callable[[], None]:
+        """Tells the recorder that the relay has let go of a body: it frees one that no record claimed, and ignores the others."""
+        loop, recorder = asyncio.get_running_loop(), self._recorder
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the recorder's patience
+                loop.call_soon_threadsafe(recorder.tell, "drop_body", DropBody(file))
+
+        return tell
 
     async def _keep(self) -> None:
         data = b"".join(self._pending)

@@ -9,8 +9,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 
-from appliance.errors import PeerProtocolError, UnavailableError, XacbeError
-from appliance.exchange.client_side import Arrival, ClientSide, Delivery
+from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
+from appliance.exchange.client_side import BODILESS, Arrival, ClientSide, Delivery
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.ports import Body
 from appliance.net import faults, http1
@@ -19,16 +19,10 @@ from appliance.net.faults import Fault
 from appliance.net.http1 import RequestHead
 from appliance.net.message_protocol import headers_for_system, request_from_system
 from appliance.relay.bodies import BodyStore
+from appliance.relay.gates import Gates, Passage
 from appliance.relay.refusals import Refusals
 
 REST_PREFIX = b"/r1/"
-NO_BODY_STATUSES = frozenset({204, 304})
-
-
-class BusyError(UnavailableError):
-    """As many exchanges are under way as the settings allow."""
-
-    kind = "relay.busy"
 
 
 class SoapUnsupportedError(PeerProtocolError):
@@ -37,34 +31,20 @@ class SoapUnsupportedError(PeerProtocolError):
     kind = "relay.unsupported"
 
 
-class ExchangeGate:
-    """How many exchanges of one relay may be under way, on both sides together."""
-
-    def __init__(self, exchanges_max: int) -> None:
-        self._max, self.running = exchanges_max, 0
-
-    def __enter__(self) -> None:
-        if self.running >= self._max:
-            raise BusyError(f"{self._max} exchanges are under way")
-        self.running += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.running -= 1
-
-
 class _Source:
     """The body of the request that is being read; asked for once, after the checks that need only the head."""
 
-    def __init__(self, connection: ServerConnection, head: RequestHead, store: BodyStore) -> None:
-        self._connection, self._head, self._store = connection, head, store
+    def __init__(self, connection: ServerConnection, head: RequestHead, store: BodyStore, passage: Passage) -> None:
+        self._connection, self._head, self._store, self._passage = connection, head, store, passage
         self.received = head.body_bytes == 0
 
     async def receive(self) -> Body | None:
-        if self.received:
-            return None
-        expected = self._head.body_bytes if self._head.body_bytes > 0 else None
-        body = await self._store.receive(self._connection.next_chunk, expected)
-        self.received = True
+        body = None
+        if not self.received:
+            expected = self._head.body_bytes if self._head.body_bytes > 0 else None
+            body = await self._store.receive(self._connection.next_chunk, expected)
+            self.received = True
+        self._passage.complete()
         return body
 
 
@@ -78,11 +58,11 @@ class ClientFront:
         store: BodyStore,
         local: Callable[[], LocalView],
         refusals: Refusals,
-        gate: ExchangeGate,
+        gates: Gates,
         counters: Counter[str],
     ) -> None:
         self._instance, self._side, self._store, self._local = instance, side, store, local
-        self._refusals, self._gate, self._counters = refusals, gate, counters
+        self._refusals, self._gates, self._counters = refusals, gates, counters
 
     async def serve(self, connection: ServerConnection) -> None:
         """Answers request after request until the information system or an error ends the connection."""
@@ -94,20 +74,30 @@ class ClientFront:
     async def _answer(self, connection: ServerConnection, head: RequestHead) -> bool:
         """Answers one request; False where the connection cannot be used again."""
         request_id = str(uuid.uuid4())
-        source = _Source(connection, head, self._store)
-        delivery: Delivery | None = None
-        facts = {"from": connection.peer.address}
+        address = connection.peer.address
+        facts = {"from": address}
+        passage: Passage | None = None
+        source: _Source | None = None
+        begun = False
         try:
-            with self._gate:
-                delivery = await self._exchange(connection, head, source, request_id, facts)
-                self._counters["exchange.answered"] += 1
-                await self._deliver(connection, head, delivery)
+            passage = self._gates.arrive(address)
+            source = _Source(connection, head, self._store, passage)
+            delivery = await self._exchange(connection, head, source, request_id, facts)
+            self._counters["exchange.answered"] += 1
+            begun = True
+            await self._deliver(connection, head, delivery)
             return True
-        except XacbeError as error:
-            if delivery is not None:  # its head was written: what follows cannot be told from the body
+        except CorruptStateError:
+            raise
+        except Exception as error:  # a bug of ours costs this connection, never the others' (appliance/README.md)
+            if begun:  # what follows a written head cannot be told from the body
                 connection.abort()
                 return False
-            return await self._refuse(connection, head, source, error, request_id, facts)
+            keep = source is not None and source.received and head.keep_alive
+            return await self._refuse(connection, head, error, request_id, facts, keep=keep)
+        finally:
+            if passage is not None:
+                passage.leave()
 
     async def _exchange(
         self, connection: ServerConnection, head: RequestHead, source: _Source, request_id: str, facts: dict[str, str]
@@ -119,12 +109,12 @@ class ClientFront:
         )
         facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
         arrival = Arrival(connection.peer.tls, connection.peer.certificate)
-        return await self._side.answer(request, arrival, self._local(), source)
+        return await self._side.answer(request, arrival, self._local, source)
 
     async def _deliver(self, connection: ServerConnection, head: RequestHead, delivery: Delivery) -> None:
         response, body = delivery.response, delivery.body
         headers = headers_for_system(response)
-        if response.status not in NO_BODY_STATUSES and not (head.method == b"HEAD" and body is None):
+        if response.status not in BODILESS and not (head.method == b"HEAD" and body is None):
             headers.append((b"Content-Length", b"%d" % (body.size if body else 0)))
         if not head.keep_alive:
             headers.append((b"Connection", b"close"))
@@ -139,13 +129,19 @@ class ClientFront:
         await connection.drain()
 
     async def _refuse(
-        self, connection: ServerConnection, head: RequestHead, source: _Source, error: XacbeError, request_id: str, facts: dict[str, str]
+        self, connection: ServerConnection, head: RequestHead, error: Exception, request_id: str, facts: dict[str, str], *, keep: bool
     ) -> bool:
         fault = await self._refusals.fault(error, faults.CLIENT_SIDE, request_id, facts)
-        keep = source.received and head.keep_alive
         _write_fault(connection, head, fault, keep)
         await connection.drain()
         return keep
+
+
+def malformed(error: XacbeError, status: int) -> bytes:
+    """What an information system gets whose bytes are not HTTP as we take it: the protocol's error, under HTTP's own status."""
+    headers, body = faults.rest_error(faults.fault_of(error, faults.CLIENT_SIDE, detail=str(uuid.uuid4())), [])
+    headers += [(b"Content-Length", b"%d" % len(body)), (b"Connection", b"close")]
+    return http1.response_head(status, headers) + body
 
 
 def _write_fault(connection: ServerConnection, head: RequestHead, fault: Fault, keep: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.local_view import LocalView
@@ -23,8 +22,8 @@ class LocalUnknownError(UnavailableError):
 class LocalFollow:
     """Holds the newest view; without one everything is refused."""
 
-    def __init__(self, supervisor: LocalClient, trust: TrustView, on_change: Callable[[LocalView], None]) -> None:
-        self._supervisor, self._trust, self._on_change = supervisor, trust, on_change
+    def __init__(self, supervisor: LocalClient, trust: TrustView) -> None:
+        self._supervisor, self._trust = supervisor, trust
         self._configuration: LocalConfiguration | None = None
         self._view: LocalView | None = None
 
@@ -40,7 +39,6 @@ class LocalFollow:
             return
         shared = self._trust.current()
         self._view = LocalView(self._configuration, shared.groups if shared else {})
-        self._on_change(self._view)
 
     async def follow(self) -> None:
         """Waits for each change; for ever."""

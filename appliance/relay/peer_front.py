@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import uuid
 from collections import Counter
 from collections.abc import Callable
 
-from appliance.errors import XacbeError
+from appliance.errors import CorruptStateError, XacbeError
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerNotRegisteredError, PeerTrust
 from appliance.exchange.ports import Sealed, Trust
@@ -15,10 +17,10 @@ from appliance.net import faults, http1, transport_envelope, transport_protocol
 from appliance.net.connection import ServerConnection
 from appliance.net.http1 import RequestHead
 from appliance.net.message_protocol import RestRequest, parse_head
-from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, TransportLimits, UnexpectedPartError
+from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, HeadPart, TransportLimits, UnexpectedPartError
 from appliance.net.transport_protocol import TransportReader
 from appliance.relay.bodies import BodyStore
-from appliance.relay.client_front import ExchangeGate
+from appliance.relay.gates import Gates, Passage
 from appliance.relay.incoming import IncomingMessage
 from appliance.relay.refusals import Refusals
 
@@ -26,12 +28,16 @@ from appliance.relay.refusals import Refusals
 class _Incoming:
     """The SealedSource of the message that is being read."""
 
-    def __init__(self, message: IncomingMessage) -> None:
-        self._message, self.received = message, False
+    def __init__(self, message: IncomingMessage, passage: Passage) -> None:
+        self._message, self._passage, self.received = message, passage, False
+
+    async def head(self) -> HeadPart:
+        return await self._message.head()
 
     async def receive(self) -> Sealed:
         sealed = await self._message.rest()
         self.received = True
+        self._passage.complete()
         return sealed
 
 
@@ -46,58 +52,76 @@ class PeerFront:
         store: BodyStore,
         local: Callable[[], LocalView],
         refusals: Refusals,
-        gate: ExchangeGate,
+        gates: Gates,
         counters: Counter[str],
         body_bytes_max: int,
     ) -> None:
         self._side, self._trust, self._peers, self._store, self._local = side, trust, peers, store, local
-        self._refusals, self._gate, self._counters = refusals, gate, counters
+        self._refusals, self._gates, self._counters = refusals, gates, counters
         self._limits = TransportLimits(body_bytes_max=body_bytes_max)
 
     async def serve(self, connection: ServerConnection) -> None:
-        """A box that CEIQROO did not register gets no HTTP at all; a registered one is answered message after message."""
+        """A box that CEIQROO did not register is turned away with a fault; a registered one is answered message after message."""
         certificate = connection.peer.certificate or b""
         try:
             self._peers.check_registered(certificate, self._trust.shared())
         except XacbeError as error:
-            self._counters[error.kind] += 1
-            await self._refusals.audit("peer.refused", {"kind": error.kind, "from": connection.peer.address})
             if isinstance(error, PeerNotRegisteredError):
-                connection.abort()
-                return
+                await self._turn_away(connection, error, certificate)
+                return  # otherwise there is no valid configuration: each message is told so
         while (head := await connection.request()) is not None:
             if not await self._answer(connection, head, certificate) or not head.keep_alive:
                 connection.close()
                 return
 
+    async def _turn_away(self, connection: ServerConnection, error: PeerNotRegisteredError, certificate: bytes) -> None:
+        """The one thing that a stranger with a certificate of ours is told, before a byte of its message is read."""
+        self._counters[error.kind] += 1
+        digest = hashlib.sha256(certificate).hexdigest()
+        address = connection.peer.address
+        self._refusals.strangers_event("peer.refused", error.kind, address, digest)
+        await self._refusals.stranger("peer.refused", error.kind, address, f"certificate {digest}")
+        if await connection.request() is not None:
+            fault = faults.fault_of(error, faults.PROVIDER_SIDE, detail=str(uuid.uuid4()))
+            _write_fault(connection, faults.soap_fault(fault), keep=False)
+            await connection.drain()
+        connection.close()
+
     async def _answer(self, connection: ServerConnection, head: RequestHead, certificate: bytes) -> bool:
+        address = connection.peer.address
+        facts = {"from": address}
+        passage: Passage | None = None
         source: _Incoming | None = None
-        sealed: Sealed | None = None
-        request_id = ""
-        facts = {"from": connection.peer.address}
+        request_id, begun = "", False
         try:
-            with self._gate:
-                envelope = transport_envelope.check_request(head.method, head.headers)
-                request_id = envelope.request_id
-                reader = TransportReader(envelope.boundary, frozenset({REST_REQUEST}), self._limits)
-                message = IncomingMessage(connection.next_chunk, reader, self._store)
-                source = _Incoming(message)
-                first = await message.head()
-                request = parse_head(first.data)
-                if not isinstance(request, RestRequest):
-                    raise UnexpectedPartError("an answer came as a request")
-                facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
-                peer = Peer(certificate, first.ocsp, request_id)
-                sealed = await self._side.answer(request, peer, self._local(), source)
-                self._counters["exchange.provided"] += 1
-                await self._send(connection, sealed)
+            passage = self._gates.arrive(address)
+            envelope = transport_envelope.check_request(head.method, head.headers)
+            request_id = envelope.request_id
+            reader = TransportReader(envelope.boundary, frozenset({REST_REQUEST}), self._limits)
+            source = _Incoming(IncomingMessage(connection.next_chunk, reader, self._store), passage)
+            sealed = await self._exchange(source, certificate, request_id, facts)
+            self._counters["exchange.provided"] += 1
+            begun = True
+            await self._send(connection, sealed)
             return True
-        except XacbeError as caught:
-            error = caught
-        if sealed is not None:  # the answer had begun
-            connection.abort()
-            return False
-        return await self._refuse(connection, error, request_id, facts, read=source is not None and source.received)
+        except CorruptStateError:
+            raise
+        except Exception as error:  # a bug of ours costs this connection, never the others' (appliance/README.md)
+            if begun:
+                connection.abort()
+                return False
+            return await self._refuse(connection, error, request_id, facts, read=source is not None and source.received)
+        finally:
+            if passage is not None:
+                passage.leave()
+
+    async def _exchange(self, source: _Incoming, certificate: bytes, request_id: str, facts: dict[str, str]) -> Sealed:
+        first = await source.head()
+        request = parse_head(first.data)
+        if not isinstance(request, RestRequest):
+            raise UnexpectedPartError("an answer came as a request")
+        facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
+        return await self._side.answer(request, Peer(certificate, first.ocsp, request_id), self._local, source)
 
     async def _send(self, connection: ServerConnection, sealed: Sealed) -> None:
         boundary = transport_protocol.message_boundary(os.urandom(30))
@@ -115,11 +139,22 @@ class PeerFront:
             connection.write(end)
         await connection.drain()
 
-    async def _refuse(self, connection: ServerConnection, error: XacbeError, request_id: str, facts: dict[str, str], *, read: bool) -> bool:
+    async def _refuse(self, connection: ServerConnection, error: Exception, request_id: str, facts: dict[str, str], *, read: bool) -> bool:
         fault = faults.soap_fault(await self._refusals.fault(error, faults.PROVIDER_SIDE, request_id, facts))
-        headers = [*transport_envelope.fault_headers(), (b"Content-Length", b"%d" % len(fault))]
-        if not read:
-            headers.append((b"Connection", b"close"))
-        connection.write(http1.response_head(200, headers) + fault)
+        _write_fault(connection, fault, keep=read)
         await connection.drain()
         return read
+
+
+def _write_fault(connection: ServerConnection, fault: bytes, *, keep: bool) -> None:
+    headers = [*transport_envelope.fault_headers(), (b"Content-Length", b"%d" % len(fault))]
+    if not keep:
+        headers.append((b"Connection", b"close"))
+    connection.write(http1.response_head(200, headers) + fault)
+
+
+def malformed(error: XacbeError, status: int) -> bytes:
+    """What a peer gets whose bytes are not HTTP: a fault, as for every other error (sheet 3.7)."""
+    fault = faults.soap_fault(faults.fault_of(error, faults.PROVIDER_SIDE, detail=str(uuid.uuid4())))
+    headers = [*transport_envelope.fault_headers(), (b"Content-Length", b"%d" % len(fault)), (b"Connection", b"close")]
+    return http1.response_head(200, headers) + fault

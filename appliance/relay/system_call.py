@@ -106,17 +106,20 @@ class SystemCaller:
                 connection.finish()
 
     async def _connected(self, service: Service, place: _Place) -> ClientConnection:
-        context = self._context(service.certificates) if place.secure else None
-
         async def is_pinned(peer: Peer) -> None:
             if service.certificates and peer.certificate not in service.certificates:
                 raise ServiceUnreachableError("the system shows a certificate that is not registered for it")
 
         try:
+            context = self._context(service.certificates) if place.secure else None
             return await self._dialer.acquire(
-                [(place.host, place.port)], f"system:{place.authority}", context=context, check=is_pinned if place.secure else None
+                [(place.host, place.port)],
+                f"system:{place.authority}",
+                context=context,
+                check=is_pinned if place.secure else None,
+                hostname=place.host,
             )
-        except XacbeError as error:
+        except (XacbeError, OSError) as error:  # OSError: authorities or registered certificates that cannot be loaded
             raise ServiceUnreachableError(str(error)) from error
 
     def _context(self, pinned: tuple[bytes, ...]) -> ssl.SSLContext:

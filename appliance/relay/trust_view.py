@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,11 +65,14 @@ class TrustView:
                 if view.generation != known and view.generation:
                     loaded = await asyncio.get_running_loop().run_in_executor(None, configuration_files.load_directory, self._directory)
                     self._shared = loaded.shared[view.instance]
-                    known = view.generation
-                    event(self._log, logging.INFO, "configuration.loaded", generation=known, servers=len(self._shared.servers))
                     self._expires_us = view.expires_us
+                    event(self._log, logging.INFO, "configuration.loaded", generation=view.generation, servers=len(self._shared.servers))
                     self._on_change()
+                    known = view.generation
                 self._expires_us = view.expires_us
+            except (KeyError, ssl.SSLError) as error:  # signed, but of no use to us: the old one stays in force until it expires
+                event(self._log, logging.ERROR, "configuration.unusable", reason=repr(error))
+                await asyncio.sleep(WAIT_S)
             except XacbeError as error:
                 event(self._log, logging.INFO, "configuration.awaited", kind=error.kind)
                 await asyncio.sleep(RETRY_S)
@@ -79,6 +83,9 @@ class TrustView:
         while True:
             try:
                 own: OwnEvidence = await self._agent.call("own_evidence", News(known, WAIT_S), OwnEvidence, timeout_s=WAIT_S + 5)
+                if own.generation == 0:
+                    await asyncio.sleep(RETRY_S)  # the agent has only just started: what we hold stays good until it knows
+                    continue
                 known = own.generation
                 self._evidence = {one.certificate_sha256: one for one in own.evidence}
                 self._evidence_by_sha1 = {one.certificate_sha1: one for one in own.evidence}

@@ -186,7 +186,8 @@ def _become(unit: Unit, inherited: list[int]) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    log = os.open(unit.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(unit.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.fchmod(log, 0o600)  # an older laboratory's too: logs name clients and services; the unit writes through this descriptor alone
     nothing = os.open(os.devnull, os.O_RDONLY)
     high = [os.dup(fd) for fd in inherited]  # out of the way of the places they go to
     while high and min(high) < 3 + len(high):
@@ -198,7 +199,7 @@ def _become(unit: Unit, inherited: list[int]) -> None:
         os.dup2(fd, place, inheritable=True)
     os.closerange(3 + len(high), 4096)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (unit.descriptors_max, unit.descriptors_max))
+    _limit_descriptors(unit.descriptors_max)
     with contextlib.suppress(ValueError, OSError):  # a container's root may not raise it; the signer says whether its memory is locked
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     if unit.uid:
@@ -211,6 +212,15 @@ def _become(unit: Unit, inherited: list[int]) -> None:
         environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(inherited))}
         environment["LISTEN_FDNAMES"] = ":".join(wanted.name for wanted in unit.sockets)
     os.execve(unit.argv[0], unit.argv, environment)  # noqa: S606  the plan's own command, no shell
+
+
+def _limit_descriptors(wanted: int) -> None:
+    """As many as the unit is granted, or as many as this machine allows: a container's root may not raise the hard limit."""
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except (ValueError, OSError):
+        allowed = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
 
 
 async def _serve(directory: Path) -> None:

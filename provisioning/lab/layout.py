@@ -147,6 +147,7 @@ def make_state(box: Box) -> None:
     box.state.mkdir(parents=True, exist_ok=True)
     box.state.chmod(0o755)
     (box.state / "journal").mkdir(exist_ok=True)
+    (box.state / "journal").chmod(0o700)  # names clients and services; the keeper opens the files for their processes
     for process in topology.PROCESSES:
         channel = box.state / "run" / process.name
         channel.mkdir(parents=True, exist_ok=True)

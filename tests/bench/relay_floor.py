@@ -63,7 +63,7 @@ async def relay(directory: Path, port: int) -> None:
     ca, a = directory / "ca.pem", directory / "a.pem"
     threads = HandshakeThreads()
     anchors = [_der(ca)]
-    inward = tls.client_https_context([], lambda context: context.load_cert_chain(a))
+    inward = tls.client_https_context(lambda context: context.load_cert_chain(a))
     outward = tls.peer_client_context(anchors, lambda context: context.load_cert_chain(a))
     dialer = Dialer(DialerLimits(), threads)
     upstream = [("127.0.0.1", UPSTREAM)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import time
 from dataclasses import dataclass
 
@@ -86,6 +87,8 @@ def test_bad_input_gets_its_error_and_the_next_request_is_served(lab: Lab, case:
         answer = sock.recv(65536).decode("latin-1")
 
     assert int(answer.split(" ")[1]) == case.status, answer
+    assert "x-road-error: server.clientproxy." in answer.lower() or "x-road-error: server.serverproxy." in answer.lower(), answer
+    assert '"detail":"' in answer
     if case.error:
         assert case.error in answer.lower(), answer
     assert requests.get(lab.url("/incidentes"), headers={"X-Road-Client": lab.client}, timeout=10).status_code == 200
@@ -121,6 +124,25 @@ def test_a_stranger_without_a_registered_certificate_gets_no_answer_on_the_peer_
     context.load_cert_chain(lab.document["clients"][0]["cert"], lab.document["clients"][0]["key"])
     assert _answer_to_stranger(lab.box(2)["address"], context) == b""
     assert requests.get(lab.url("/incidentes"), headers={"X-Road-Client": lab.client}, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize(("box", "shown", "status"), [(1, 2, 200), (1, None, 200), (2, 1, 500), (3, 1, 500), (3, None, 500), (3, 3, 500)])
+def test_a_certificate_decides_only_where_the_clients_mode_asks_for_one(lab: Lab, box: int, shown: int | None, status: int) -> None:
+    """Box 1: mode http. Box 2: https, but it has no right. Box 3: mutual TLS; with its own certificate it gets as far as the right."""
+    client, other = lab.document["clients"][box - 1], lab.document["clients"][(shown or 1) - 1]
+    url = f"{lab.box(box)['client_https']}/r1/{lab.service}/incidentes"
+    show = ["--cert", other["cert"], "--key", other["key"]] if shown else []
+
+    done = subprocess.run(
+        ["curl", "-sSi", "--cacert", lab.document["ceiqroo"]["ca_cert"], *show, "-H", f"X-Road-Client: {client['id']}", url],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.startswith(f"HTTP/1.1 {status} "), done.stdout + done.stderr
+    expected = "ssl_authentication_failed" if box == 3 and shown != 3 else "access_denied"
+    assert status == 200 or expected in done.stdout
 
 
 def _answer_to_stranger(address: str, context: ssl.SSLContext) -> bytes:

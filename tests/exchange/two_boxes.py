@@ -96,7 +96,7 @@ class TwoBoxes:
         source = body if isinstance(body, ReadyBody) else ReadyBody(body)
 
         async def exchange() -> Delivery:
-            delivery = await self.client_side.answer(request or self.request(), arrival, self.local, source)
+            delivery = await self.client_side.answer(request or self.request(), arrival, lambda: self.local, source)
             self.witness.append("client gets answer")
             return delivery
 
@@ -128,7 +128,7 @@ class TwoBoxes:
         request = parse_head(sealed.head)
         assert isinstance(request, RestRequest)
         peer, source = peer or self.connection(), source or ReadyMessage(sealed)
-        return asyncio.run(self.provider_side.answer(request, peer, self.provider_local, source))
+        return asyncio.run(self.provider_side.answer(request, peer, lambda: self.provider_local, source))
 
     # -- afterwards
 

@@ -259,7 +259,7 @@ class DirectPeers:
             head = parse_head(sealed.head)
             if not isinstance(head, RestRequest):
                 raise RuntimeError("a request was turned into an answer: the relay's reader refuses that")
-            answer = await self.side.answer(head, self.peer(), self.local(), ReadyMessage(sealed))
+            answer = await self.side.answer(head, self.peer(), self.local, ReadyMessage(sealed))
         except XacbeError as error:
             fault = read_fault(faults.soap_fault(faults.fault_of(error, faults.PROVIDER_SIDE)))
             if fault is None:

@@ -64,7 +64,7 @@ def message(
 
 
 def audit(event: str) -> Draft:
-    return Draft(AuditEntry(event, "console", {"who": "operator"}), essential=True)
+    return Draft(AuditEntry(event, "console", {"who": "operator"}), audit=True)
 
 
 def salts() -> Callable[[], bytes]:

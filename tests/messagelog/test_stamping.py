@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.messagelog.stamping import (
+    AWAY,
     PATIENCE_S,
+    SILENCE_HOLDS_S,
+    SILENT,
     AnswerProvisional,
     AnswerStamped,
     Effect,
@@ -207,10 +210,90 @@ def test_attempts_back_off_to_half_a_minute() -> None:
             pass
         gaps.append(talk.s - failed_at)
 
-    assert gaps == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert gaps == [1, 2, 4, 8, 16, 30, 30, 30, 30]
 
 
-@given(st.lists(st.sampled_from(["log", "own", "stamp", "fail", "write", "wait", "long"]), max_size=80), st.integers(0, 20_000))
+@pytest.mark.case("T39")
+def test_while_somebody_waits_the_authority_is_asked_again_after_a_second_and_not_more_often() -> None:
+    talk = Talk()
+    talk.log(waiting(1), answered=False)
+    for _ in range(7):  # an outage of minutes while nobody waits
+        talk.say(StampFailed(SILENT), 30)
+        talk.say(Ticked(), 30)
+    talk.say(StampFailed(SILENT))
+
+    assert not any(isinstance(effect, RequestStamp) for effect in talk.log(waiting(2)))
+    asked_at = []
+    while talk.s < 60 * 7 + 8:
+        if any(isinstance(effect, RequestStamp) for effect in talk.say(Ticked(), 0.25)):
+            asked_at.append(talk.s - 60 * 7)
+            talk.say(StampFailed(SILENT))
+    assert asked_at == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.case("T39")
+def test_who_begins_to_wait_in_a_long_pause_ends_it() -> None:
+    talk = Talk()
+    talk.log(waiting(1), answered=False)
+    for _ in range(7):
+        talk.say(StampFailed(SILENT), 30)
+        talk.say(Ticked(), 30)
+    talk.say(StampFailed(SILENT))
+    assert talk.say(Ticked(), 5) == []
+
+    assert talk.log(waiting(2)) == [RequestStamp((leaf(waiting(1)), leaf(waiting(2))))]
+
+
+# -- a trust agent that does not answer
+
+
+@pytest.mark.rule("IV.3.VI")
+@pytest.mark.parametrize("kind", [AWAY, "configuration.absent", "tsa.bad_request"])
+def test_only_silent_authorities_start_the_grace(kind: str) -> None:
+    talk = Talk()
+    talk.say(GraceKnown(4 * HOUR_US))
+    talk.log(waiting(1))
+    assert talk.say(StampFailed(kind), 9) == []
+
+    assert talk.say(Ticked(), 0.9) == []
+    effects = talk.say(Ticked(), 0.1)
+
+    assert effects[0] == Refuse(1, AWAY if kind == AWAY else SILENT)
+    assert not any(isinstance(effect, WriteOutage | AnswerProvisional) for effect in effects)
+    assert talk.stamps.outage_since_us is None
+    assert talk.stamps.failing == kind
+
+
+def test_a_trust_agent_that_is_back_within_three_seconds_costs_nobody() -> None:
+    talk = Talk()
+    talk.log(waiting(1))
+    talk.say(StampFailed(AWAY))
+    for _ in range(2):
+        assert talk.say(Ticked(), 1) == [RequestStamp((leaf(waiting(1)),))]
+        assert talk.say(StampFailed(AWAY)) == []
+
+    talk.say(Ticked(), 1)
+    assert talk.say(Stamped(REPLY)) == [WriteStamp(REPLY, None, (leaf(waiting(1)),), (1,))]
+    assert talk.stamps.failing == ""
+
+
+@pytest.mark.rule("IV.3.VI")
+def test_the_word_that_the_authorities_are_silent_outlasts_a_restart_of_the_trust_agent_and_not_its_hanging() -> None:
+    talk = Talk()
+    talk.say(GraceKnown(4 * HOUR_US))
+    talk.log(waiting(1))
+    talk.say(StampFailed(SILENT))
+    talk.say(Ticked(), PATIENCE_S)
+    talk.say(StampFailed(AWAY))
+
+    assert talk.log(waiting(2)) == [WriteOutage(NOW_US, None, ((2, NOW_US + 4 * HOUR_US),))]
+    talk.say(OutageWritten(((1, 0), (2, 0))))
+    talk.say(StampFailed(AWAY), SILENCE_HOLDS_S - PATIENCE_S)
+    assert not any(isinstance(effect, WriteOutage) for effect in talk.log(waiting(3)))
+    assert Refuse(3, AWAY) in talk.say(Ticked(), PATIENCE_S)
+
+
+@given(st.lists(st.sampled_from(["log", "own", "stamp", "fail", "away", "write", "wait", "long"]), max_size=80), st.integers(0, 20_000))
 def test_every_message_that_somebody_waits_for_is_answered_exactly_once(steps: list[str], grace_s: int) -> None:
     talk = Talk()
     talk.say(GraceKnown(grace_s * S))
@@ -246,9 +329,9 @@ def test_every_message_that_somebody_waits_for_is_answered_exactly_once(steps: l
                 if step == "log":
                     asked.add(sequence)
                 take(talk.log(waiting(sequence, f"b{sequence // 3}"), answered=step == "log"))
-            case "stamp" | "fail" if out:
+            case "stamp" | "fail" | "away" if out:
                 out = 0
-                take(talk.say(Stamped(REPLY) if step == "stamp" else StampFailed("tsa.unreachable"), 0.1))
+                take(talk.say(Stamped(REPLY) if step == "stamp" else StampFailed(SILENT if step == "fail" else AWAY), 0.1))
             case "write" if to_write:
                 ready, to_write[:] = to_write[:], []
                 for each in ready:

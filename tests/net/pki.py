@@ -42,6 +42,7 @@ def identity(
     authority: bool = False,
     days: tuple[int, int] = (-1, 30),
     usages: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH),
+    host: str = "",
 ) -> Identity:
     """A new identity under `issuer`, or self-signed."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -59,6 +60,8 @@ def identity(
     )
     if usages and not authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    if host:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
     certificate = builder.sign(issuer.key if issuer else key, hashes.SHA256())
     file = directory / f"{name}.pem"
     file.write_bytes(certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import struct
+import threading
 
 import pytest
 
-from appliance.errors import UnverifiedError
+from appliance.errors import UnavailableError, UnverifiedError
 from appliance.net import tls
 from appliance.net.connection import ClientConnection, ServerConnection
 from appliance.net.dialer import Address, Dialer, DialerLimits, UnreachableError
@@ -159,6 +162,132 @@ def test_nobody_there_is_unreachable() -> None:
             await dialer.acquire([nobody_listens(), nobody_listens()], "peer")
         with pytest.raises(UnreachableError):
             await dialer.acquire([], "peer")
+
+    run(main)
+
+
+def resetting() -> tuple[socket.socket, threading.Thread]:
+    """A service that resets every connection at once, as one does whose process is overloaded or behind a wall."""
+    sock = socket.create_server(("127.0.0.1", 0))
+
+    def reset() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = sock.accept()
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                accepted.close()
+
+    thread = threading.Thread(target=reset)
+    thread.start()
+    return sock, thread
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.case("T39")
+def test_whoever_resets_what_it_accepts_is_an_error_of_ours_and_nothing_stays_open(secure: bool) -> None:
+    async def main() -> None:
+        sock, thread = resetting()
+        address = ("127.0.0.1", int(sock.getsockname()[1]))
+        context = client_context(made().a) if secure else None
+        dialer = Dialer(DialerLimits(), HandshakeThreads())
+        for wait_s in [0.0] * 20 + [0.01] * 3:  # before, while and after the reset arrives
+            try:
+                connection = await dialer.acquire([address], "system", context=context)
+            except UnavailableError:
+                continue
+            try:
+                await asyncio.sleep(wait_s)
+                connection.start(b"GET", GET)
+                with pytest.raises(UnavailableError):
+                    await connection.response(5)
+            except UnavailableError:
+                pass
+            finally:
+                dialer.release(connection)
+        await until(lambda: all(not route.open for route in dialer._routes.values()))
+        await dialer.close()
+        sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+        await asyncio.to_thread(thread.join)
+
+    run(main)
+
+
+def test_a_connection_that_was_reset_before_it_is_used_is_unreachable() -> None:
+    async def main() -> None:
+        dialer = Dialer(DialerLimits(), HandshakeThreads())
+        with socket.create_server(("127.0.0.1", 0)) as service:
+            address = ("127.0.0.1", int(service.getsockname()[1]))
+            for context in (None, client_context(made().a)):
+                sock = socket.create_connection(address)
+                accepted, _ = service.accept()
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                accepted.close()
+                sock.setblocking(False)
+                await until(lambda sock=sock: gone(sock))  # type: ignore[misc]  # bound to this turn's socket
+                route = dialer._route((address,), "system")
+                try:
+                    connection = await dialer._establish(route, address, sock, context, None, None)
+                except UnavailableError as refused:
+                    assert refused.kind in ("peer.unreachable", "peer.tls_rejected")
+                else:
+                    assert connection.peer.address == "127.0.0.1"
+                    await until(lambda: connection.lost)  # noqa: B023  awaited in this turn
+        await dialer.close()
+
+    run(main)
+
+
+def gone(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
+
+
+def test_a_socket_that_no_transport_takes_is_unreachable_and_closed() -> None:
+    async def main() -> None:
+        dialer = Dialer(DialerLimits(), HandshakeThreads())
+        for context in (None, client_context(made().a)):
+            address = nobody_listens()
+            sock = socket.socket()
+            sock.close()  # the loop finds nothing that it could watch
+            route = dialer._route((address,), "system")
+            with pytest.raises(UnreachableError):
+                await dialer._establish(route, address, sock, context, None, None)
+            assert sock.fileno() == -1
+
+    run(main)
+
+
+def test_a_service_that_speaks_first_breaks_only_its_own_connection() -> None:
+    async def main() -> None:
+        async def banner(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"220 ready\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(banner, "127.0.0.1", 0)
+        dialer = Dialer(DialerLimits())
+        for _ in range(20):
+            with contextlib.suppress(UnavailableError):
+                connection = await dialer.acquire([("127.0.0.1", server.sockets[0].getsockname()[1])], "system")
+                await until(lambda: connection.lost)  # noqa: B023  awaited in this turn
+                dialer.release(connection)
+        await dialer.close()
+        server.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64 + ".gob.mx"])
+def test_a_name_that_cannot_be_looked_up_is_unreachable(host: str) -> None:
+    async def main() -> None:
+        dialer = Dialer(DialerLimits())
+        with pytest.raises(UnreachableError):
+            await dialer.acquire([(host, 80)], "system")
+        with pytest.raises(UnreachableError):
+            await dialer.acquire([(host, 80), nobody_listens()], "system")
 
     run(main)
 

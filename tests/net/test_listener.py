@@ -31,7 +31,7 @@ async def ok(connection: ServerConnection) -> None:
 
 
 def box_context() -> ssl.SSLContext:
-    return tls.client_https_context([], made().b.load)
+    return tls.client_https_context(made().b.load)
 
 
 def anyone() -> ssl.SSLContext:
@@ -234,7 +234,7 @@ from tests.net.test_listener import ok
 
 async def main() -> None:
     pem = sys.argv[1]
-    context = tls.client_https_context([], lambda context: context.load_cert_chain(pem))
+    context = tls.client_https_context(lambda context: context.load_cert_chain(pem))
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(sock.getsockname()[1], flush=True)
     limits = ListenerLimits(connections_per_address_max=4096, handshakes_max=256)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import RefusedError
+from appliance.errors import PeerProtocolError, RefusedError
 from appliance.net import frames, local_sockets
 from appliance.net.frames import FrameError, FrameReader
 from appliance.net.local_sockets import BlockingClient, LocalClient, LocalServer, NeighbourAwayError, Reply
@@ -50,7 +51,7 @@ async def a_recorder(tmp_path: Path, handlers: dict[str, local_sockets.Handler])
     async def nothing(caller: str, payload: bytes) -> None:
         return None
 
-    operations = dict.fromkeys(("open_body", "append", "audit", "list_records", "read_record", "log_status"), nothing)
+    operations = dict.fromkeys(("open_body", "drop_body", "append", "audit", "list_records", "read_record", "log_status"), nothing)
     server = LocalServer("recorder", {**operations, **handlers})
     listeners = {}
     for caller in ("relay", "console"):
@@ -126,6 +127,136 @@ def test_a_descriptor_goes_along_with_its_answer(tmp_path: Path) -> None:
                 assert msgspec.msgpack.decode(os.read(descriptor, 100)) == f"body {n}"
                 os.close(descriptor)
             client.close()
+
+    asyncio.run(scene())
+
+
+@contextlib.contextmanager
+def no_descriptor_left(free: int = 0) -> Iterator[None]:
+    """This process may open `free` descriptors more, no others."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, most[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in [held.pop() for _ in range(free)]:
+            os.close(descriptor)
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
+def test_without_a_free_descriptor_the_neighbour_is_away_and_comes_back(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def answer(caller: str, payload: bytes) -> str:
+            return "here"
+
+        async with a_recorder(tmp_path, {"append": answer}) as path:
+            client = LocalClient(path("relay"))
+            for free in (0, 1):  # none for the socket, none for the way to it
+                with no_descriptor_left(free), pytest.raises(NeighbourAwayError):
+                    await client.call("append", 1, str)
+            assert await client.call("append", 1, str) == "here"
+            client.close()
+
+    asyncio.run(scene())
+
+
+def test_a_descriptor_that_finds_no_room_fails_its_own_call_only(tmp_path: Path) -> None:
+    async def scene() -> None:
+        go = asyncio.Event()
+
+        async def slow(caller: str, payload: bytes) -> str:
+            await go.wait()
+            return "whole"
+
+        read, write = os.pipe()
+        bodies = [os.dup(read) for _ in range(3)]
+
+        async def body(caller: str, payload: bytes) -> Reply:
+            return Reply(7, bodies.pop())
+
+        async with a_recorder(tmp_path, {"append": slow, "open_body": body}) as path:
+            client = LocalClient(path("relay"))
+            waiting = asyncio.ensure_future(client.call("append", 1, str))
+            await asyncio.sleep(0.05)
+            held = bodies[-1]
+            with no_descriptor_left():
+                os.dup2(read, held)  # nothing is freed for the receiver before the kernel looks for a place
+                task = asyncio.ensure_future(client.call_for_descriptor("open_body", 1, int))
+                server_close = os.close
+                kept: list[int] = []
+                os.close = kept.append  # type: ignore[assignment]  # the owner's copy would free the place: owner and caller are one process here
+                try:
+                    with pytest.raises(NeighbourAwayError, match="no descriptor came"):
+                        await task
+                finally:
+                    os.close = server_close
+                for descriptor in kept:
+                    os.close(descriptor)
+            number, descriptor = await client.call_for_descriptor("open_body", 1, int)
+            os.write(write, b"x")
+            assert (number, os.read(descriptor, 1)) == (7, b"x")
+            os.close(descriptor)
+            go.set()
+            assert await waiting == "whole"
+            client.close()
+        for each in (*bodies, read, write):
+            os.close(each)
+
+    asyncio.run(scene())
+
+
+def test_descriptors_that_no_frame_names_do_not_pile_up_at_the_owner(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with a_recorder(tmp_path, {}) as path:
+            sock = socket.socket(socket.AF_UNIX)
+            local_sockets.connect(sock, path("relay"))
+            with contextlib.suppress(OSError):
+                for call in range(20):
+                    request = frames.encode(frames.REQUEST, call, "append", b"\xc0")
+                    socket.send_fds(sock, [request], [sock.fileno()])
+                    await asyncio.sleep(0.005)
+            sock.settimeout(2)
+            with contextlib.suppress(ConnectionError):
+                while await asyncio.to_thread(sock.recv, 65536):
+                    pass
+            sock.close()
+
+    asyncio.run(scene())
+
+
+def test_an_answer_that_is_too_large_is_refused_and_the_owner_goes_on(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def huge(caller: str, payload: bytes) -> bytes:
+            return bytes(frames.FRAME_BYTES_MAX)
+
+        read, write = os.pipe()
+
+        async def huge_with_descriptor(caller: str, payload: bytes) -> Reply:
+            return Reply(bytes(frames.FRAME_BYTES_MAX), read)
+
+        async def small(caller: str, payload: bytes) -> str:
+            return "still here"
+
+        async with a_recorder(tmp_path, {"append": small, "audit": huge, "open_body": huge_with_descriptor}) as path:
+            client = LocalClient(path("relay"))
+            for operation in ("audit", "open_body"):
+                with pytest.raises(PeerProtocolError) as refused:
+                    await client.call(operation, 1, bytes)
+                assert refused.value.kind == "frame.malformed"
+            with pytest.raises(OSError):  # noqa: PT011  closed by the owner: any error of the kernel shows it
+                os.fstat(read)
+            with pytest.raises(FrameError):
+                await client.call("append", bytes(frames.FRAME_BYTES_MAX))
+            assert not client._waiting
+            assert await client.call("append", 1, str) == "still here"
+            client.close()
+        os.close(write)
 
     asyncio.run(scene())
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from appliance.errors import XacbeError
-from appliance.net import tls
+from appliance.net import tls, token_key
 from appliance.net.chunks import LAST_CHUNK, chunk
 from appliance.net.connection import ClientConnection, PeerClosedError, ServerConnection
 from appliance.net.dialer import Dialer, DialerLimits
@@ -185,7 +185,7 @@ def test_contexts_are_as_the_house_wants_them() -> None:
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
         assert not context.check_hostname
-    for context in (tls.client_https_context([], nobody), tls.system_client_context([])):
+    for context in (tls.client_https_context(nobody), tls.system_client_context([])):
         old = [each["name"] for each in context.get_ciphers() if each["protocol"] == "TLSv1.2"]
         assert old
         assert all("GCM" in name or "CHACHA20" in name for name in old)
@@ -193,25 +193,39 @@ def test_contexts_are_as_the_house_wants_them() -> None:
         assert context.options & ssl.OP_NO_RENEGOTIATION
     assert tls.system_client_context(None).verify_mode is ssl.CERT_NONE
     assert tls.system_client_context([]).verify_mode is ssl.CERT_REQUIRED
+    assert tls.system_client_context([]).check_hostname
+    assert not tls.system_client_context([made().b.der], ca_file=str(made().ca.file)).check_hostname
 
 
-def test_an_information_system_may_show_its_registered_certificate_or_none_but_no_other() -> None:
+def test_an_information_system_may_show_any_certificate_or_none_and_we_see_which() -> None:
     async def main() -> None:
         threads = HandshakeThreads()
         late = pki.identity(made().a.file.parent, "late", days=(-9, -1), usages=())
-        context = tls.client_https_context([made().system.der, late.der], made().b.load)
+        context = tls.client_https_context(made().b.load)
+        token_key.accept_any_certificate(context)
         pinned = [made().b.der]
         dialer = Dialer(DialerLimits(), threads)
         async with serving(who, context=lambda: context, threads=threads) as served:
-            for identity in (made().system, late):
+            for identity in (made().system, late, made().a):
                 _, seen = await ask(dialer, served, tls.system_client_context(pinned, identity.load))
                 assert seen == b"%d 0" % len(identity.der)
             _, seen = await ask(dialer, served, tls.system_client_context(pinned))
             assert seen == b"0 0"
             with pytest.raises(TlsRejectedError):
-                await ask(dialer, served, tls.system_client_context(pinned, made().a.load))
-            with pytest.raises(TlsRejectedError):
                 await ask(dialer, served, tls.system_client_context([made().a.der]))
+            await dialer.close()
+
+    run(main)
+
+
+def test_without_the_callback_a_certificate_without_an_anchor_is_refused() -> None:
+    async def main() -> None:
+        threads = HandshakeThreads()
+        context = tls.client_https_context(made().b.load)
+        dialer = Dialer(DialerLimits(), threads)
+        async with serving(who, context=lambda: context, threads=threads) as served:
+            with pytest.raises(TlsRejectedError):
+                await ask(dialer, served, tls.system_client_context([made().b.der], made().a.load))
             await dialer.close()
 
     run(main)
