@@ -20,7 +20,7 @@ from appliance.net.http1 import RequestHead
 from appliance.net.message_protocol import headers_for_system, request_from_system
 from appliance.relay.bodies import BodyStore
 from appliance.relay.gates import Gates, Passage
-from appliance.relay.refusals import Refusals
+from appliance.relay.refusals import Refusals, let_go
 
 REST_PREFIX = b"/r1/"
 
@@ -92,6 +92,7 @@ class ClientFront:
         except Exception as error:  # a bug of ours costs this connection, never the others' (appliance/README.md)
             if begun:  # what follows a written head cannot be told from the body
                 connection.abort()
+                let_go(error)
                 return False
             keep = source is not None and source.received and head.keep_alive
             return await self._refuse(connection, head, error, request_id, facts, keep=keep)

@@ -22,7 +22,7 @@ from appliance.net.transport_protocol import TransportReader
 from appliance.relay.bodies import BodyStore
 from appliance.relay.gates import Gates, Passage
 from appliance.relay.incoming import IncomingMessage
-from appliance.relay.refusals import Refusals
+from appliance.relay.refusals import Refusals, let_go
 
 
 class _Incoming:
@@ -109,6 +109,7 @@ class PeerFront:
         except Exception as error:  # a bug of ours costs this connection, never the others' (appliance/README.md)
             if begun:
                 connection.abort()
+                let_go(error)
                 return False
             return await self._refuse(connection, error, request_id, facts, read=source is not None and source.received)
         finally:

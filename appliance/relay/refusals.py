@@ -67,7 +67,7 @@ class Refusals:
             await self._tell(error, where, request_id, facts)
             return faults.fault_of(error, where, detail=request_id, spelling=self._spelling)
         finally:
-            _let_go(error)
+            let_go(error)
 
     async def _tell(self, error: XacbeError, where: str, request_id: str, facts: dict[str, str]) -> None:
         stranger = "client" not in facts or error.kind in ("access.client_unknown", "access.authentication")
@@ -113,7 +113,7 @@ class Refusals:
             event(self._log, logging.WARNING, "audit.not_written", kind=error.kind, wanted=name, **facts)
 
 
-def _let_go(error: BaseException | None) -> None:
+def let_go(error: BaseException | None) -> None:
     """Cuts the error from the frames it went through: they hold bodies, and an error in a local name would keep them in a circle."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

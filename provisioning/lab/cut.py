@@ -26,6 +26,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 import sys
 import textwrap
 import zipfile
@@ -35,21 +36,26 @@ from lxml import etree
 
 DS, XADES, HC = ("{http://www.w3.org/2000/09/xmldsig#}", "{http://uri.etsi.org/01903/v1.3.2#}", "{http://cyber.ee/hashchain}")
 SHA512 = "http://www.w3.org/2001/04/xmlenc#sha512"
-SMALL_BYTES_MAX = 32 << 20
+PIECE_BYTES = 1 << 20
 
 
 def cut(container: Path, directory: Path) -> list[str]:
     """Writes the files and returns the lines that link them."""
     directory.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(container) as archive:
-        files = {entry.filename: archive.read(entry) for entry in archive.infolist() if entry.file_size <= SMALL_BYTES_MAX}
+        bodies = [entry.filename for entry in archive.infolist() if re.fullmatch(r"attachment\d+", entry.filename)]
+        for name in bodies:  # may be large: from file to file, never in memory
+            with archive.open(name) as source, (directory / name).open("wb") as target:
+                shutil.copyfileobj(source, target, PIECE_BYTES)
+        files = {name: archive.read(name) for name in archive.namelist() if name not in bodies}
     signatures = files["META-INF/signatures.xml"]
     root = etree.fromstring(signatures, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False))
     info, value = the(root, f".//{DS}SignedInfo"), decoded(the(root, f".//{DS}SignatureValue"))
     exclusive = "exc-c14n" in the(info, DS + "CanonicalizationMethod").get("Algorithm", "")
     method = the(info, DS + "SignatureMethod").get("Algorithm", "")
     certificate = decoded(the(root, f".//{DS}X509Certificate"))
-    put = {name: data for name, data in files.items() if re.fullmatch(r"message\.xml|attachment\d+|sig-hashchainresult\.xml", name)}
+    put = {name: data for name, data in files.items() if name in ("message.xml", "sig-hashchainresult.xml")}
+    digests = {name: digest_of(directory / name) for name in bodies}
     put["signed-info.c14n"] = etree.tostring(info, method="c14n", exclusive=exclusive, with_comments=False, with_tail=False)
     put["signature.der"] = ecdsa_der(value) if "ecdsa" in method else value
     put["signer.pem"] = pem("CERTIFICATE", certificate)
@@ -60,20 +66,20 @@ def cut(container: Path, directory: Path) -> list[str]:
     if "META-INF/timestamp.tst" in files:
         put["token.tst"], put["stamped.bin"] = files["META-INF/timestamp.tst"], files["ts-hashchainresult.xml"]
         put["signatures.xml"] = signatures
-        lines += chain_lines(files["ts-hashchain.xml"], "ts-", put)
+        lines += chain_lines(files["ts-hashchain.xml"], "ts-", put, digests)
     elif embedded is not None:
         put["token.tst"], put["stamped.bin"] = decoded(embedded), value
     if b"/sig-hashchainresult.xml" in put["signed-info.c14n"] and "sig-hashchain.xml" in files:
-        lines += chain_lines(files["sig-hashchain.xml"], "", put)
+        lines += chain_lines(files["sig-hashchain.xml"], "", put, digests)
     for reference in info.iterfind(DS + "Reference"):
-        if (name := reference.get("URI", "").lstrip("/")) in put:
-            lines.append(link(name, put[name], "signed-info.c14n"))
+        if (name := reference.get("URI", "").lstrip("/")) in {**put, **digests}:
+            lines.append(link(name, digests.get(name) or hashlib.sha512(put[name]).digest(), "signed-info.c14n"))
     for name, data in put.items():
         (directory / name).write_bytes(data)
     return [*lines, f"{method} by the key of signer.pem: signature.der over signed-info.c14n"]
 
 
-def chain_lines(chain: bytes, prefix: str, put: dict[str, bytes]) -> list[str]:
+def chain_lines(chain: bytes, prefix: str, put: dict[str, bytes], bodies: dict[str, bytes]) -> list[str]:
     """Writes each step's digest list as DER (X-Road: its SHA-512 stands in the step above), from the bottom up."""
     steps = {step.get("id", ""): step for step in etree.fromstring(chain).iterfind(HC + "HashStep")}
     lines: list[str] = []
@@ -87,21 +93,26 @@ def chain_lines(chain: bytes, prefix: str, put: dict[str, bytes]) -> list[str]:
                 digest = value_of(item.get("URI", "").partition("#")[2])
             else:
                 digest = decoded(the(item, DS + "DigestValue"))
-            if item.tag == HC + "DataRef" and (name := item.get("URI", "").rpartition("/")[2]) in put:
-                lines.append(link(name, put[name], f"{prefix}{step}.der"))
+            if item.tag == HC + "DataRef" and (name := item.get("URI", "").rpartition("/")[2]) in {**put, **bodies}:
+                lines.append(link(name, bodies.get(name) or hashlib.sha512(put[name]).digest(), f"{prefix}{step}.der"))
             digests += der(0x30, der(0x04, digest) + der(0x0C, algorithm.encode()) + der(0x30, b""))
         put[f"{prefix}{step}.der"] = data = der(0x30, digests)
         number = int(step.removeprefix("STEP"))
         above = ("stamped.bin" if prefix else "sig-hashchainresult.xml") if number == 0 else f"{prefix}STEP{number - 1}.der"
-        lines.append(link(f"{prefix}{step}.der", data, above))
-        return hashlib.sha512(data).digest()
+        lines.append(link(f"{prefix}{step}.der", digest := hashlib.sha512(data).digest(), above))
+        return digest
 
     value_of("STEP0")
     return lines
 
 
-def link(name: str, data: bytes, where: str) -> str:
-    return f"SHA-512({name}) = {base64.b64encode(hashlib.sha512(data).digest()).decode()} must stand in {where}"
+def digest_of(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha512").digest()
+
+
+def link(name: str, digest: bytes, where: str) -> str:
+    return f"SHA-512({name}) = {base64.b64encode(digest).decode()} must stand in {where}"
 
 
 def the(element: etree._Element, path: str) -> etree._Element:

@@ -36,7 +36,9 @@ INCIDENT_BYTES_MAX = 16 << 10
 INCIDENTS_MAX = 10_000
 """Kept in memory; with one more the oldest goes: this is a demonstration, not an archive."""
 PAGE_MAX = 500
-ECHO_BYTES_MAX = 8 << 20
+ECHO_KEPT_BYTES_MAX = 1 << 20
+"""A longer body is only counted and hashed: the echo grows it by two thirds, and a demonstration needs no more."""
+UPLOAD_BYTES_MAX = 1 << 30
 DOWNLOAD_BYTES_MAX = 1 << 30
 CHUNK_BYTES = 64 << 10
 PAUSE_MS_MAX = 120_000
@@ -112,6 +114,10 @@ class _TooLargeError(Exception):
     """The body is longer than the endpoint takes."""
 
 
+class _GoneError(Exception):
+    """The caller left before its body was whole: nobody waits for an answer."""
+
+
 class System:
     """The application: an ASGI callable over one memory."""
 
@@ -132,6 +138,8 @@ class System:
             await endpoint(self, scope, rest, receive, send)
         except _TooLargeError:
             await _problem(send, 413, "cuerpo demasiado grande")
+        except _GoneError:
+            return
 
     async def _incidentes(self, scope: Scope, folio: str, receive: Receive, send: Send) -> None:
         match scope["method"], folio:
@@ -166,14 +174,17 @@ class System:
         await _json(send, 201, msgspec.json.encode(incident), (location,))
 
     async def _eco(self, scope: Scope, _: str, receive: Receive, send: Send) -> None:
-        """Everything that arrived, as JSON; the path as it came, before any decoding."""
-        body = await _body(receive, ECHO_BYTES_MAX)
+        """Everything that arrived, as JSON; the path as it came, before any decoding. Of a long body only length and digest."""
+        count, digest, body = await _counted(receive, ECHO_KEPT_BYTES_MAX)
         seen = {
             "method": scope["method"],
             "path": scope["raw_path"].decode("latin-1"),
             "query": scope["query_string"].decode("latin-1"),
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
-            "body_base64": base64.b64encode(body).decode(),
+            "bytes": count,
+            "sha256": digest,
+            "body": None if body is None else _utf8(body),
+            "body_base64": None if body is None else base64.b64encode(body).decode(),
         }
         await _json(send, 200, json.dumps(seen).encode())
 
@@ -195,16 +206,8 @@ class System:
         await send({"type": "http.response.body", "body": _CHUNK[:left]})
 
     async def _swallow(self, receive: Receive, send: Send) -> None:
-        digest, count = hashlib.sha256(), 0
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            digest.update(message["body"])
-            count += len(message["body"])
-            more = message.get("more_body", False)
-        await _json(send, 200, json.dumps({"bytes": count, "sha256": digest.hexdigest()}).encode())
+        count, digest, _ = await _counted(receive, 0)
+        await _json(send, 200, json.dumps({"bytes": count, "sha256": digest}).encode())
 
     async def _lento(self, scope: Scope, pause: str, receive: Receive, send: Send) -> None:
         if not pause.isdecimal() or len(pause) > 6 or int(pause) > PAUSE_MS_MAX:
@@ -237,6 +240,34 @@ async def _body(receive: Receive, bytes_max: int) -> bytes:
             raise _TooLargeError
         more = message.get("more_body", False)
     return bytes(body)
+
+
+async def _counted(receive: Receive, kept_bytes_max: int) -> tuple[int, str, bytes | None]:
+    """Length and SHA-256 (hexadecimal) of a body up to UPLOAD_BYTES_MAX, and the body where it is at most `kept_bytes_max` long."""
+    digest, count, kept = hashlib.sha256(), 0, bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _GoneError
+        piece = message["body"]
+        digest.update(piece)
+        count += len(piece)
+        if count > UPLOAD_BYTES_MAX:
+            raise _TooLargeError
+        if count <= kept_bytes_max:
+            kept += piece
+        else:
+            kept.clear()
+        more = message.get("more_body", False)
+    return count, digest.hexdigest(), bytes(kept) if count <= kept_bytes_max else None
+
+
+def _utf8(body: bytes) -> str | None:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 async def _begin(send: Send, status: int, kind: bytes, length: int, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:

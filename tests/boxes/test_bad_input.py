@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import requests
@@ -124,6 +126,35 @@ def test_a_stranger_without_a_registered_certificate_gets_no_answer_on_the_peer_
     context.load_cert_chain(lab.document["clients"][0]["cert"], lab.document["clients"][0]["key"])
     assert _answer_to_stranger(lab.box(2)["address"], context) == b""
     assert requests.get(lab.url("/incidentes"), headers={"X-Road-Client": lab.client}, timeout=10).status_code == 200
+
+
+def test_many_aborted_uploads_and_downloads_leave_no_body_open(lab: Lab) -> None:
+    head = f"POST /r1/{lab.service}/eco HTTP/1.1\r\nHost: x\r\nX-Road-Client: {lab.client}\r\nContent-Length: 1000000\r\n\r\n"
+    asked = f"GET /r1/{lab.service}/bytes/2000000 HTTP/1.1\r\nHost: x\r\nX-Road-Client: {lab.client}\r\n\r\n"
+    for _ in range(60):
+        with socket.create_connection((lab.box(1)["address"], 8080), timeout=5) as sock:
+            sock.sendall(head.encode() + b"x" * 100_000)
+    for _ in range(10):
+        with socket.create_connection((lab.box(1)["address"], 8080), timeout=5) as sock:
+            sock.sendall(asked.encode())
+            sock.recv(10_000)
+
+    deadline = time.monotonic() + 10
+    while (left := {key: count for key, count in _open_bodies(lab).items() if count}) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == {}
+    assert requests.post(lab.url("/bytes"), data=b"x" * 200_000, headers={"X-Road-Client": lab.client}, timeout=10).status_code == 200
+
+
+def _open_bodies(lab: Lab) -> dict[tuple[int, str], int]:
+    """Body files without a name that a process still holds, by box and process."""
+    found = {}
+    for number in (1, 2):
+        for process in ("relay", "recorder"):
+            for pid in lab.pids(number, process):
+                links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+                found[number, process] = sum("/bodies/" in link for link in links)
+    return found
 
 
 @pytest.mark.parametrize(("box", "shown", "status"), [(1, 2, 200), (1, None, 200), (2, 1, 500), (3, 1, 500), (3, None, 500), (3, 3, 500)])

@@ -17,7 +17,7 @@ from appliance.errors import UnavailableError
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import WriteUnconfirmed
 from appliance.messagelog.wire import Append, Appended, ListRecords, ReadRecord, RecordContent, RecordSummary, Seal
-from appliance.net.local_sockets import Reply
+from appliance.net.local_sockets import NeighbourAwayError, Reply
 from appliance.settings import RecorderSettings
 from appliance.trust.timestamps import build_request, check_imprint, token_of_response
 from appliance.trust.wire import StampReply, StampRequest
@@ -37,7 +37,7 @@ class Authority:
 
     def __init__(self, workshop: Workshop, clock: StillClock) -> None:
         self.workshop, self.clock = workshop, clock
-        self.silent = False
+        self.silent = self.away = False
         self.imprints: list[bytes] = []
         self.delay_s = 0.0
 
@@ -45,6 +45,8 @@ class Authority:
         assert operation == "stamp"
         assert isinstance(request, StampRequest)
         await asyncio.sleep(self.delay_s)
+        if self.away:
+            raise NeighbourAwayError("trust_agent: the process went away")
         if self.silent:
             raise UnavailableError("no authority answers", kind="tsa.unreachable")
         self.imprints.append(request.imprint)

@@ -20,7 +20,7 @@ from appliance.messagelog.disk import LogLockedError, OsDisk
 from appliance.messagelog.record import AuditEntry, BrokenLinkError
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.replay import MessageReplayedError, ReplayGuard, ReplayGuardFullError
-from appliance.messagelog.stamping import NotStampedError
+from appliance.messagelog.stamping import NotStampedError, TrustAgentAwayError
 from appliance.messagelog.store import UnknownRecordError
 from appliance.messagelog.wire import Append, Audit, BodyFile, ListRecords, OpenBody
 from appliance.seal.verify import verify_container
@@ -234,6 +234,39 @@ def test_without_a_grace_nothing_is_delivered_and_the_record_stays(box: LogBox) 
             await waiting
         assert caught.value.kind == "tsa.unreachable"
         assert [each.state for each in await listed(recorder)] == ["waiting"]
+
+    played(box, act)
+
+
+@pytest.mark.case("T39")
+@pytest.mark.rule("IV.3.VI")
+def test_a_trust_agent_that_does_not_answer_grants_no_grace(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        recorder.stamper.grace(GRACE_US)
+        box.authority.away = True
+        waiting = asyncio.ensure_future(append(recorder, box.appends(["Q-1"])[0]))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        box.clock.pass_s(10)
+        with pytest.raises(TrustAgentAwayError) as caught:
+            await waiting
+        assert caught.value.kind == "process.away"
+        assert [each.state for each in await listed(recorder)] == ["waiting"]
+
+    played(box, act)
+
+
+def test_a_trust_agent_that_is_back_after_three_seconds_costs_no_message(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        box.authority.away = True
+        waiting = asyncio.ensure_future(append_all(recorder, [box.appends([f"Q-{n}"])[0] for n in range(3)]))
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            box.clock.pass_s(1)
+        box.authority.away = False
+        await asyncio.sleep(0.3)
+        box.clock.pass_s(1)
+        assert all(each.stamped_at_us for each in await waiting)
 
     played(box, act)
 

@@ -53,6 +53,7 @@ class Signer:
 
     def __init__(self, state: Path) -> None:
         self.records: list[KeyRecord] = []
+        self.delay_s = 0.0
         path = channel_path(state, "signer", "trust_agent")
         path.parent.mkdir(parents=True)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -80,6 +81,7 @@ class Signer:
         with contextlib.suppress(OSError):
             while data := sock.recv(65536):
                 for frame in reader.feed(data):
+                    time.sleep(self.delay_s)
                     sock.sendall(frames.encode(frames.ANSWER, frame.call, "", msgspec.msgpack.encode(self.records)))
 
     def close(self) -> None:
@@ -307,6 +309,35 @@ def test_evidence_survives_a_restart_while_the_responder_is_silent(enrolled: Age
     (after,) = until(lambda: enrolled.evidence(0, 5).evidence)
     assert after == before
     until(lambda: any(one.name == "ocsp" and one.error == "fetch.status" for one in enrolled.status().services))
+
+
+@pytest.mark.case("T38")
+def test_a_restart_never_shows_an_empty_list_while_good_evidence_is_stored(enrolled: Agent, services: Services) -> None:
+    before = enrolled.evidence()
+    services.ocsp_up, services.configuration_up = False, False
+    enrolled.signer.delay_s = 0.5  # what is stored is taken up only when the signer has said whose it is
+    enrolled.kill()
+
+    enrolled.start()
+    first = enrolled.evidence(before.generation, 10)
+
+    assert first.evidence == before.evidence
+    assert first.generation not in (0, before.generation)
+
+
+def test_a_question_for_evidence_waits_no_longer_than_it_says(agent: Agent) -> None:
+    began = time.monotonic()
+
+    assert agent.evidence(7, 0.3) == OwnEvidence(0, [])
+    assert time.monotonic() - began < 5
+
+
+def test_without_any_certificate_an_empty_list_is_the_truth_and_has_a_generation(agent: Agent, services: Services) -> None:
+    agent.install(services.anchor())
+
+    news = agent.evidence(0, 10)
+
+    assert (news.evidence, news.generation > 0) == ([], True)
 
 
 def test_a_new_certificate_gets_its_evidence_at_once(enrolled: Agent, services: Services) -> None:
