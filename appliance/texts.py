@@ -5,6 +5,8 @@ Pure but for the chosen language, which a command sets once at start. Keys are `
 
 from __future__ import annotations
 
+from appliance.kind_texts import KIND_TEXTS
+
 _LANGUAGES = ("es", "en")
 _chosen = 0
 
@@ -16,6 +18,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Anywhere in the line: --state DIR (state directory, /var/lib/xacbe), --language es|en",
     ),
     "command.json": ("salida en JSON", "print JSON"),
+    "command.usage": ("uso: ", "usage: "),
+    "command.section.positional arguments": ("argumentos", "arguments"),
+    "command.section.options": ("opciones", "options"),
+    "command.show_help": ("muestra esta ayuda", "show this help"),
     # verify (containers)
     "verify.help": ("verificar un contenedor ASiC-E sin red ni caja", "verify an ASiC-E container without network or box"),
     "verify.file": ("contenedor (.asice)", "container (.asice)"),
@@ -129,7 +135,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "log.service": ("servicio, INSTANCIA/CLASE/CÓDIGO/SUBSISTEMA/SERVICIO", "service, INSTANCE/CLASS/CODE/SUBSYSTEM/SERVICE"),
     "log.since": ("desde este momento (ISO 8601)", "from this moment on (ISO 8601)"),
     "log.until": ("hasta este momento (ISO 8601)", "up to this moment (ISO 8601)"),
-    "log.limit": ("cuántos como máximo (hasta 1000)", "how many at most (up to 1000)"),
+    "log.limit": ("cuántos como máximo, de 1 a {max}", "how many at most, 1 to {max}"),
+    "log.bad_limit": ("{written}: no es un número de 1 a {max}", "{written}: not a number from 1 to {max}"),
     "log.record": ("número de registro o identificador de la consulta", "number of the record, or id of the query"),
     "log.request": ("la solicitud de esa consulta", "that query's request"),
     "log.response": ("la respuesta de esa consulta", "that query's response"),
@@ -144,6 +151,27 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "log.exported": ("Registro {sequence} exportado a {file}", "Record {sequence} exported to {file}"),
     "log.bad_time": ("{written}: no es un momento ISO 8601", "{written}: not an ISO 8601 moment"),
+    "log.head.sequence": ("REGISTRO", "RECORD"),
+    "log.head.at": ("MOMENTO", "TIME"),
+    "log.head.state": ("SELLO", "STAMP"),
+    "log.head.side": ("LADO", "SIDE"),
+    "log.head.direction": ("MENSAJE", "MESSAGE"),
+    "log.head.bytes": ("BYTES", "BYTES"),
+    "log.head.query_id": ("CONSULTA", "QUERY"),
+    "log.head.between": ("CLIENTE -> SERVICIO", "CLIENT -> SERVICE"),
+    "log.field.sequence": ("registro", "record"),
+    "log.field.side": ("lado", "side"),
+    "log.field.direction": ("mensaje", "message"),
+    "log.field.query_id": ("consulta", "query id"),
+    "log.field.request_id": ("solicitud", "request id"),
+    "log.field.client": ("cliente", "client"),
+    "log.field.service": ("servicio", "service"),
+    "log.field.bytes": ("bytes", "bytes"),
+    "log.field.state": ("estado", "state"),
+    "log.field.represented_party": ("parte representada", "represented party"),
+    "log.field.at": ("momento", "time"),
+    "log.field.stamped_at": ("sello de tiempo", "time stamp"),
+    "log.field.body_bytes": ("bytes del cuerpo", "bytes of the body"),
     "log.state.stamped": ("con sello", "stamped"),
     "log.state.waiting": ("en espera", "waiting"),
     "log.state.provisional": ("provisional", "provisional"),
@@ -172,12 +200,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Signatures since start: {signatures}; waiting: {queue}; PIN tries left: {tries}",
     ),
     "token.tries_unknown": ("el token no lo dice", "the token does not tell"),
-    "key.help": ("llaves del token y sus certificados", "keys in the token and their certificates"),
-    "key.list": ("listar las llaves", "list the keys"),
-    "key.generate": ("hacer una llave dentro del token", "make a key inside the token"),
+    "key.help": ("claves del token y sus certificados", "keys in the token and their certificates"),
+    "key.list": ("listar las claves", "list the keys"),
+    "key.generate": ("hacer una clave dentro del token", "make a key inside the token"),
     "key.csr": ("pedir un certificado (PKCS#10)", "request a certificate (PKCS#10)"),
-    "key.import_cert": ("instalar el certificado de una llave", "install a key's certificate"),
-    "key.delete": ("borrar una llave para siempre", "delete a key for good"),
+    "key.import_cert": ("instalar el certificado de una clave", "install a key's certificate"),
+    "key.delete": ("borrar una clave para siempre", "delete a key for good"),
     "key.label": (
         "seal/CLASE/CODIGO, tls-peer, tls-internal, tls-report o log",
         "seal/CLASS/CODE, tls-peer, tls-internal, tls-report or log",
@@ -189,18 +217,18 @@ TEXTS: dict[str, tuple[str, str]] = {
     "key.der": ("DER en lugar de PEM", "DER instead of PEM"),
     "key.file": ("certificado, PEM o DER", "certificate, PEM or DER"),
     "key.yes": ("sí, borrarla para siempre", "yes, delete it for good"),
-    "key.generated": ("Llave {label} hecha ({algorithm}); SHA-256 {fingerprint}", "Key {label} made ({algorithm}); SHA-256 {fingerprint}"),
+    "key.generated": ("Clave {label} hecha ({algorithm}); SHA-256 {fingerprint}", "Key {label} made ({algorithm}); SHA-256 {fingerprint}"),
     "key.imported": ("Certificado de {label} instalado; SHA-256 {fingerprint}", "Certificate of {label} installed; SHA-256 {fingerprint}"),
-    "key.deleted": ("Llave {label} borrada.", "Key {label} deleted."),
+    "key.deleted": ("Clave {label} borrada.", "Key {label} deleted."),
     "key.csr_written": ("Solicitud de {label} escrita en {file}", "Request of {label} written to {file}"),
     "key.not_confirmed": (
         "{label} se borraría para siempre: confirme con --yes",
         "{label} would be deleted for good: confirm with --yes",
     ),
     "key.subject_unreadable": ("{pair!r} no es NOMBRE=valor (nombres: {names})", "{pair!r} is not NAME=value (names: {names})"),
-    "key.none": ("El token no tiene llaves de la caja.", "The token has no keys of the box."),
+    "key.none": ("El token no tiene claves de la caja.", "The token has no keys of the box."),
     "key.no_certificate": ("sin certificado", "no certificate"),
-    "key.head.label": ("Llave", "Key"),
+    "key.head.label": ("Clave", "Key"),
     "key.head.algorithm": ("Algoritmo", "Algorithm"),
     "key.head.uses": ("Usos", "Uses"),
     "key.head.until": ("Vigente hasta", "Valid until"),
@@ -482,7 +510,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "enrolment.file": ("respuesta de CEIQROO", "CEIQROO's answer"),
     "enrolment.key_ready": ("clave lista en el token: {label}", "key ready in the token: {label}"),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
-}
+} | KIND_TEXTS
 
 
 def set_language(language: str) -> None:
@@ -494,3 +522,17 @@ def set_language(language: str) -> None:
 def text(key: str, **facts: object) -> str:
     """The text in the chosen language. A missing key is a bug (KeyError), found by the catalogue's test."""
     return TEXTS[key][_chosen].format(**facts) if facts else TEXTS[key][_chosen]
+
+
+def refusal(kind: str, detail: str) -> str:
+    """One line for a person: `kind: what it means (detail)`; `kind: detail` where the catalogue does not know the kind."""
+    key = f"kind.{kind}"
+    if key not in TEXTS:
+        return f"{kind}: {detail}"
+    return f"{kind}: {text(key)}" + (f" ({detail})" if detail not in ("", kind) else "")
+
+
+def system_refusal(error: OSError) -> str:
+    """The same line for what the operating system refused: a missing directory, a full disk."""
+    said = error.strerror or str(error)
+    return refusal("command.failed", said if error.filename is None else f"{error.filename}: {said}")

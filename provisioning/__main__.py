@@ -18,6 +18,7 @@ from appliance import durable
 from appliance.clock import SystemClock, iso
 from appliance.errors import XacbeError
 from appliance.model.identifiers import ClientId
+from appliance.texts import refusal, system_refusal
 from provisioning import enrolment, publication, serve
 from provisioning.authority import ca
 from provisioning.centre import Centre
@@ -49,7 +50,7 @@ def authority_init(
     broker_host: Annotated[str, typer.Option(help="Dirección del broker MQTT; si falta, la de CEIQROO.")] = "",
     broker_port: Annotated[int, typer.Option(min=1, max=65535)] = 8883,
 ) -> None:
-    """Crea la instancia: llaves, certificados, registro con los miembros de Quintana Roo, ancla."""
+    """Crea la instancia: claves, certificados, registro con los miembros de Quintana Roo, ancla."""
     centre = ca.initialise(
         directory,
         instance,
@@ -81,7 +82,7 @@ def enrolment_approve(
     internal_address: Annotated[str, typer.Option(help="Dirección para sus sistemas de información; si falta, la misma.")] = "",
     subsystem: Annotated[list[str] | None, typer.Option(help="Subsistema que usa la caja; si falta, todos los del miembro.")] = None,
 ) -> None:
-    """Certifica las llaves de una caja y la registra con sus subsistemas."""
+    """Certifica las claves de una caja y la registra con sus subsistemas."""
     wanted = enrolment.read_request(request.read_bytes())
     approval = enrolment.approve(
         Centre.open(directory), wanted, address, SystemClock(), subsystems=subsystem or None, internal_address=internal_address
@@ -186,7 +187,10 @@ def main() -> None:
     try:
         app()
     except XacbeError as error:
-        typer.echo(f"{error.kind}: {error}", err=True)
+        typer.echo(refusal(error.kind, str(error)), err=True)
+        raise SystemExit(1) from None
+    except OSError as error:
+        typer.echo(system_refusal(error), err=True)
         raise SystemExit(1) from None
 
 

@@ -21,6 +21,7 @@ from appliance import durable
 from appliance.clock import iso, to_us
 from appliance.commands.verbs import add_verb
 from appliance.errors import RefusedError
+from appliance.messagelog.group_commit import GROUP_RECORDS_MAX
 from appliance.messagelog.wire import ListRecords, ReadRecord, RecordContent, RecordSummary
 from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
 from appliance.seal.container import Contents, write_container
@@ -28,10 +29,13 @@ from appliance.texts import text
 from appliance.topology import CONSOLE
 
 HELP = "log.help"
-LIST_DEFAULT = 50
+LIST_DEFAULT, LIST_MAX = 50, 1_000_000
+PAGE_MAX = 1000
+"""Records in one answer of the recorder (`messagelog.index`)."""
 POLL_S = 0.2
 READ_S_MAX = 60.0
 _SEQUENCE_DIGITS_MAX = 18
+COLUMNS = ("sequence", "at", "state", "side", "direction", "bytes", "query_id", "between")
 
 
 class NotStampedYetError(RefusedError):
@@ -60,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--service", default="", help=text("log.service"))
     listing.add_argument("--since", type=_moment_us, default=0, metavar="TIME", help=text("log.since"))
     listing.add_argument("--until", type=_moment_us, default=0, metavar="TIME", help=text("log.until"))
-    listing.add_argument("--limit", type=int, default=LIST_DEFAULT, help=text("log.limit"))
+    listing.add_argument("--limit", type=_limit, default=LIST_DEFAULT, metavar="N", help=text("log.limit", max=LIST_MAX))
     show, export = add_verb(verbs, "show", "log.show"), add_verb(verbs, "export", "log.export")
     for verb in (show, export):
         verb.add_argument("record", metavar="SEQUENCE|ID", help=text("log.record"))
@@ -83,18 +87,44 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    wanted = ListRecords(
-        arguments.limit, arguments.id, arguments.client, arguments.service, since_us=arguments.since, until_us=arguments.until
-    )
-    found = _search(arguments.state, wanted)
+    found = _listed(arguments)
     if arguments.json:
         print(json.dumps([_facts(record) for record in found], ensure_ascii=False, indent=1))
         return 0
-    for record in found:
-        print(_line(record))
     if not found:
         print(text("log.none"))
+        return 0
+    print(_columns(*(text(f"log.head.{name}") for name in COLUMNS)))
+    for record in found:
+        print(_line(record))
     return 0
+
+
+def _listed(arguments: argparse.Namespace) -> list[RecordSummary]:
+    """Newest first, page by page: each page begins at the moment where the last one ended, without what was seen of that moment."""
+    found: dict[int, RecordSummary] = {}
+    until_us = arguments.until
+    while len(found) < arguments.limit:
+        limit = min(arguments.limit, PAGE_MAX)
+        wanted = ListRecords(limit, arguments.id, arguments.client, arguments.service, since_us=arguments.since, until_us=until_us)
+        page = _search(arguments.state, wanted)
+        found |= {record.sequence: record for record in page if record.sequence not in found}
+        if len(page) < PAGE_MAX:
+            break
+        until_us = page[-1].at_us
+        if page[0].at_us == until_us:  # one group of the log, more than a page: the rest of it by number
+            found |= _rest_of_group(arguments.state, wanted, page[-1])
+            until_us -= 1
+    return list(found.values())[: arguments.limit]
+
+
+def _rest_of_group(state: Path, wanted: ListRecords, last: RecordSummary) -> dict[int, RecordSummary]:
+    """The records of one moment below `last`: a group has consecutive numbers, GROUP_RECORDS_MAX at most."""
+    found: dict[int, RecordSummary] = {}
+    for sequence in range(last.sequence - 1, max(0, last.sequence - GROUP_RECORDS_MAX), -1):
+        one = msgspec.structs.replace(wanted, limit=1, since_us=last.at_us, until_us=last.at_us, sequence=sequence)
+        found |= {record.sequence: record for record in _search(state, one)}
+    return found
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -103,9 +133,9 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(facts | _content_facts(read), ensure_ascii=False, indent=1))
         return 0
+    facts |= {name: text(f"log.{name}.{facts[name]}") for name in ("side", "direction", "state")} | {"body_bytes": len(read.body or b"")}
     for name, value in facts.items():
-        print(f"{name:20} {_printable(str(value)) if value is not None else '-'}")
-    print(f"{'body_bytes':20} {len(read.body or b'')}")
+        print(f"{text(f'log.field.{name}'):20} {_printable(str(value)) if value is not None else '-'}")
     print()
     print(_printable(content.message.decode("utf-8", "replace"), lines=True))
     return 0
@@ -220,16 +250,31 @@ def _content_facts(read: _Read) -> dict[str, object]:
 
 
 def _line(record: RecordSummary) -> str:
-    return (
-        f"{record.sequence:>10}  {iso(record.at_us)}  {text(f'log.state.{record.state}'):<13} {text(f'log.side.{record.side}'):<10}"
-        f" {text(f'log.direction.{record.direction}'):<10} {record.bytes:>9}  {_printable(record.query_id)}"
-        f"  {_printable(record.client)} -> {_printable(record.service)}"
+    return _columns(
+        str(record.sequence),
+        iso(record.at_us),
+        text(f"log.state.{record.state}"),
+        text(f"log.side.{record.side}"),
+        text(f"log.direction.{record.direction}"),
+        str(record.bytes),
+        _printable(record.query_id),
+        f"{_printable(record.client)} -> {_printable(record.service)}",
     )
+
+
+def _columns(sequence: str, at: str, state: str, side: str, direction: str, size: str, query_id: str, between: str) -> str:
+    return f"{sequence:>10}  {at:<24}  {state:<13} {side:<10} {direction:<10} {size:>9}  {query_id:<36}  {between}"
 
 
 def _printable(written: str, *, lines: bool = False) -> str:
     """Names come from outside: nothing of them may move a terminal's cursor."""
     return "".join(c if c.isprintable() or (lines and c == "\n") else ("" if c == "\r" and lines else "\ufffd") for c in written)
+
+
+def _limit(written: str) -> int:
+    if not (written.isascii() and written.isdecimal() and len(written) <= _SEQUENCE_DIGITS_MAX and 1 <= int(written) <= LIST_MAX):
+        raise argparse.ArgumentTypeError(text("log.bad_limit", written=_printable(written), max=LIST_MAX))
+    return int(written)
 
 
 def _moment_us(written: str) -> int:

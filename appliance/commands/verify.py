@@ -28,7 +28,7 @@ from appliance.seal.container import CONTAINER_BYTES_MAX, read_container
 from appliance.seal.report import Report, Step
 from appliance.seal.sender import sender_of
 from appliance.seal.verify import Configuration, verify_container
-from appliance.texts import text
+from appliance.texts import refusal, text
 from appliance.trust.directory import DIRECTORY_BYTES_MAX, PartEntry
 from appliance.trust.global_configuration import SHARED_BYTES_MAX, Anchor, ApprovedTsa, CaCertificate, SharedParameters, parse_anchor
 from appliance.trust.trusted_configuration import ConfigurationAbsentError, TrustedConfiguration
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         data = _read(arguments.file, CONTAINER_BYTES_MAX)
         configuration = _configuration(arguments, data)
     except (UnavailableError, UnverifiedError) as error:
-        print(f"{error.kind}: {error}", file=sys.stderr)
+        print(refusal(error.kind, str(error)), file=sys.stderr)
         return EXIT_CODES[report.UNDECIDABLE]
     found = verify_container(data, configuration, arguments.at)
     if arguments.json:

@@ -46,8 +46,8 @@ from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
 from appliance.trust.wire import StampReply, StampRequest
 
 TICK_S = 0.25
-STAMP_CALL_S_MAX = 9.0
-"""The trust agent gives the authorities up within 8 s and says so; what answers later than this hangs, which is known before any patience
+STAMP_CALL_S_MAX = 4.0
+"""The trust agent gives the authorities up within 3.5 s and says so; what answers later than this hangs, which is known before any patience
 (PATIENCE_S) is over."""
 WRITE_RETRY_S = 1.0
 """The disk was full to the last byte: the stamp is kept and offered again; who waits is cut off by its own deadline."""

@@ -17,8 +17,9 @@ from typing import assert_never
 from appliance.errors import UnavailableError
 from appliance.trust.wire import StampReply
 
-PATIENCE_S = 10.0
-"""How long a received message waits for its stamp (T39)."""
+PATIENCE_S = 5.0
+"""How long a received message waits for its stamp. T39 allows 10 s; a request and its answer each wait once when an authority falls silent,
+and information systems seldom wait longer than that. A trust agent that is killed is back within 3 s."""
 RETRY_S_MIN, RETRY_S_MAX = 1.0, 30.0
 """From the end of a failed request to the next: the shorter while somebody waits; with nobody waiting it grows to the longer."""
 SILENT, AWAY = "tsa.unreachable", "process.away"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -29,6 +30,9 @@ IN_FLIGHT_MAX = 4096
 RECEIVE_BYTES = 256 << 10
 DESCRIPTORS_MAX = 4
 """Received and not handed on yet. One comes with the first byte of its frame, so that one waits at most."""
+ACCEPT_AGAIN_S = 0.2
+"""After an accept that found no descriptor or memory: callers wait in the backlog until some are free."""
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
 CALL_S_MAX = 15.0
 """Default wait for an answer: longer than the slowest signature allowed (10 s)."""
 
@@ -213,7 +217,13 @@ class LocalServer:
     async def _accept(self, caller: str, listener: socket.socket, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(listener)
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
             uid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
             if uid not in (self._users.get(caller, uid), 0):
                 sock.close()

@@ -53,6 +53,8 @@ class _Held:
     """Monotonic: when to ask next."""
     response: bytes = b""
     facts: OcspFacts | None = None
+    failures: int = 0
+    """In a row: the pause doubles from one second to the settings' retry, so that a responder that was only starting is soon asked again."""
 
 
 class EvidenceKeeper:
@@ -187,7 +189,9 @@ class EvidenceKeeper:
             self._book.succeeded("ocsp", url)
             good = True
             break
-        wait_s = self._settings.ocsp_fetch_interval_s if good else self._settings.ocsp_retry_s
+        held.failures = 0 if good else held.failures + 1
+        retry_s = min(self._settings.ocsp_retry_s, 2 ** min(held.failures - 1, 10)) if held.failures else 0
+        wait_s = self._settings.ocsp_fetch_interval_s if good else retry_s
         held.due_s = self._clock.monotonic_s() + wait_s
 
     async def _ask(self, url: str, digest: bytes, held: _Held, shared: SharedParameters) -> None:

@@ -22,8 +22,8 @@ from appliance.trust.global_configuration import ApprovedTsa
 from appliance.trust.wire import StampReply
 
 NEXT_AFTER_S = 1.5
-STAMP_S_MAX = 8.0
-"""All authorities together: below what the recorder waits for an answer (9 s) and an exchange for its stamp (10 s, T39), so that silent
+STAMP_S_MAX = 3.5
+"""All authorities together: below what the recorder waits for an answer (4 s) and an exchange for its stamp (5 s), so that silent
 authorities are told apart from a trust agent that hangs."""
 NONCE_BITS = 63
 

@@ -18,11 +18,12 @@ SERVICES_MAX = 64
 
 
 class Generation:
-    """A number that others wait for. It begins with the second of the start, so that no number of an earlier life comes again."""
+    """A number that others wait for. It begins with the microsecond of the start, so that no number of an earlier life comes again, however
+    soon the restart and however many advances before it."""
 
     def __init__(self, clock: Clock) -> None:
         self.value = 0
-        self._next = clock.now_us() // 1_000_000
+        self._next = clock.now_us()
         self._changed = asyncio.Event()
 
     def advance(self) -> None:

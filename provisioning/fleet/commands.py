@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from appliance.errors import SettingsError, XacbeError
-from appliance.texts import set_language
+from appliance.texts import refusal, set_language
 from provisioning.fleet.watch import BrokerAccess, watch
 
-fleet_app = typer.Typer(help="The boxes as they report themselves.", no_args_is_help=True)
+fleet_app = typer.Typer(help="Las cajas, como ellas mismas se reportan.", no_args_is_help=True)
 
 SNAPSHOT_S = 5.0
 """Long enough for every box to answer a rebirth command."""
@@ -20,27 +20,29 @@ SNAPSHOT_S = 5.0
 
 @fleet_app.callback()
 def fleet() -> None:
-    """Keeps `watch` a verb of its own while it is the only one."""
+    """Las cajas, como ellas mismas se reportan."""  # keeps `watch` a verb of its own while it is the only one
 
 
 @fleet_app.command("watch")
 def watch_command(
-    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Laboratory directory (its lab.json names the broker).")] = None,
-    broker: Annotated[str, typer.Option(help="HOST:PORT instead of DIR.")] = "",
-    ca: Annotated[Path | None, typer.Option(help="CA certificate of the broker (PEM).")] = None,
-    cert: Annotated[Path | None, typer.Option(help="The monitor's certificate (PEM).")] = None,
-    key: Annotated[Path | None, typer.Option(help="The monitor's key (PEM).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One snapshot as JSON.")] = False,
-    seconds: Annotated[float, typer.Option(help="How long to listen; 0 for ever (5 with --json).")] = 0.0,
-    language: Annotated[str, typer.Option(help="es or en.")] = "es",
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Directorio del laboratorio (su lab.json nombra el broker).")
+    ] = None,
+    broker: Annotated[str, typer.Option(help="ANFITRIÓN:PUERTO en lugar de DIR.")] = "",
+    ca: Annotated[Path | None, typer.Option(help="Certificado de la autoridad del broker (PEM).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="Certificado del monitor (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="Clave del monitor (PEM).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Una sola vista, en JSON.")] = False,
+    seconds: Annotated[float, typer.Option(help="Cuántos segundos se escucha; 0 es sin fin (5 con --json).")] = 0.0,
+    language: Annotated[str, typer.Option(help="es o en.")] = "es",
 ) -> None:
-    """Shows every box live; a box that died is red at once."""
+    """Muestra cada caja en vivo; la que muere se pone roja enseguida."""
     set_language("en" if language == "en" else "es")
     try:
         access, known = _access(directory, broker, ca, cert, key)
         watch(access, known, as_json=as_json, seconds=seconds or (SNAPSHOT_S if as_json else 0.0))
     except XacbeError as error:
-        typer.echo(f"{error.kind}: {error}", err=True)
+        typer.echo(refusal(error.kind, str(error)), err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(0) from None

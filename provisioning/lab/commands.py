@@ -18,7 +18,7 @@ Directory = Annotated[Path, typer.Argument(help="Directorio del laboratorio.")]
 @lab_app.command()
 def up(
     directory: Directory,
-    boxes: Annotated[int, typer.Option(help="Cuántas cajas, de 2 a 14.", min=2, max=14)] = 3,
+    boxes: Annotated[int, typer.Option(help="Cuántas cajas, de 1 a 14.", min=1, max=14)] = 3,
     token: Annotated[str, typer.Option(help="software, softhsm o swtpm.")] = "softhsm",  # noqa: S107  a kind of token, no secret
     base: Annotated[str, typer.Option(help="Los tres primeros octetos de las direcciones.")] = "127.0.10",
     relays: Annotated[int, typer.Option(help="Procesos de relevo por caja.", min=1, max=8)] = 1,

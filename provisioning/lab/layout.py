@@ -20,6 +20,7 @@ BOXES_MAX = 14
 FIRST_USER = 61200
 """Numeric users of the laboratory: no names needed, below systemd's container range."""
 USERS_PER_BOX = 10
+BOX_PORTS = {"client_http": 8080, "client_https": 8443, "peer": 5500, "ocsp": 5577}
 
 ORDER = (
     ("MUN", "BENITO-JUAREZ"),
@@ -118,14 +119,13 @@ broker_port = {BROKER_PORT}
 
 def box_units(box: Box, instances: int = 1) -> list[Unit]:
     """The units of a box, rendered from the topology: the same table that the image's systemd units come from."""
-    ports = {"client_http": 8080, "client_https": 8443, "peer": 5500, "ocsp": 5577}
     units = []
     for process in topology.PROCESSES:
         sockets = [
             Socket(f"channel.{caller}", unix=str(local_sockets.channel_path(box.state, process.name, caller)), uid=box.user(caller))
             for caller in topology.channels(process.name)
         ]
-        sockets += [Socket(f"tcp.{name}", tcp=f"{box.address}:{ports[name]}") for name in process.listens]
+        sockets += [Socket(f"tcp.{name}", tcp=f"{box.address}:{BOX_PORTS[name]}") for name in process.listens]
         for instance in range(instances if process.name == "relay" else 1):
             suffix = f".{instance}" if instance else ""
             units.append(

@@ -102,9 +102,7 @@ def _without_room(recorder: Recorder, request: Append) -> None:
         (_without_room, RefusedError),
     ],
 )
-def test_the_body_of_a_refused_message_is_given_up(
-    box: LogBox, harm: Callable[[Recorder, Append], None], error: type[XacbeError]
-) -> None:
+def test_the_body_of_a_refused_message_is_given_up(box: LogBox, harm: Callable[[Recorder, Append], None], error: type[XacbeError]) -> None:
     async def play() -> None:
         async with box.opened() as recorder:
             request = with_body(box, await uploaded(recorder))

@@ -7,7 +7,9 @@ import hashlib
 import itertools
 import json
 import random
+import re
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,16 +17,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appliance import topology
 from appliance.clock import SystemClock
 from appliance.commands import main as xacbe
 from appliance.errors import UnavailableError, XacbeError
 from appliance.messagelog import record
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.record import MessageEntry
+from appliance.messagelog.stamping import PATIENCE_S
 from appliance.messagelog.store import Limits, Store
 from appliance.messagelog.wire import Append, Appended, Audit, LogStatus, Seal
 from appliance.net.local_sockets import Handler, LocalClient, LocalServer, NeighbourAwayError, channel_path
 from appliance.seal.verify import verify_container
+from appliance.supervision.wire import Announcement
 from appliance.trust.wire import StampReply, StampRequest, View
 from tests.messagelog.drafts import salts
 from tests.messagelog.log_box import HEAD, Authority
@@ -74,6 +79,29 @@ async def trust_agent(state: Path, workshop: Workshop) -> AsyncIterator[Authorit
         task = group.create_task(LocalServer("trust_agent", handlers).serve(listeners))
         try:
             yield authority
+        finally:
+            task.cancel()
+    for listener in listeners.values():
+        listener.close()
+
+
+@asynccontextmanager
+async def supervisor(state: Path) -> AsyncIterator[list[Announcement]]:
+    """What the recorder announces."""
+    said: list[Announcement] = []
+
+    async def announce(caller: str, payload: bytes) -> None:
+        said.append(msgspec.msgpack.decode(payload, type=Announcement))
+
+    async def none(caller: str, payload: bytes) -> None:
+        raise UnavailableError("not here")
+
+    handlers: dict[str, Handler] = {**dict.fromkeys(topology.BY_NAME["supervisor"].callers, none), "announce": announce}
+    listeners = bind_channels(state, "supervisor")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(LocalServer("supervisor", handlers).serve(listeners))
+        try:
+            yield said
         finally:
             task.cancel()
     for listener in listeners.values():
@@ -203,6 +231,30 @@ def _fill_up(state: Path, process: RunningProcess) -> None:
     assert console.call("log_status", None, LogStatus).state == "open"
 
 
+@pytest.mark.case("T39")
+@pytest.mark.rule("IV.3.VI")
+def test_a_trust_agent_that_hangs_costs_the_message_its_patience_and_is_named(state: Path, recorder: RunningProcess) -> None:
+    async def play() -> None:
+        workshop = Workshop()
+        client = LocalClient(channel_path(state, "recorder", "relay"))
+        async with supervisor(state) as said, trust_agent(state, workshop) as authority:
+            authority.delay_s = 60
+            async with asyncio.timeout(5):
+                while not said or said[-1].waits_for:
+                    await asyncio.sleep(0.1)
+            began = time.monotonic()
+            with pytest.raises(UnavailableError) as caught:
+                await client.call("append", sealed(workshop, "Q-1"), Appended)
+            assert caught.value.kind == "process.away"
+            assert PATIENCE_S - 0.5 < time.monotonic() - began < PATIENCE_S + 1
+            assert said[-1].waits_for == ["trust_agent"]
+            authority.delay_s = 0
+            await asyncio.to_thread(recorder.close)
+        client.close()
+
+    asyncio.run(play())
+
+
 def test_it_stops_in_order_and_says_so_in_the_log(state: Path, recorder: RunningProcess) -> None:
     client = recorder.client("signer")
     client.call("audit", Audit("key.generated", {"label": "log"}))
@@ -240,6 +292,8 @@ def test_the_command_lists_shows_and_exports(state: Path, recorder: RunningProce
             assert code == 0
             report = verify_container(out.read_bytes(), known(workshop), None)
             assert report.verdict == "valid", report
+            code, _ = await asyncio.to_thread(command, "export", "Q-own", "--out", str(state / "missing" / "own.asice"))
+            assert code == 1
             answer: Appended = await client.call("append", sealed(workshop, "Q-2\x1b[2J"), Appended)
             assert answer.stamped_at_us is not None
             code, listed = await asyncio.to_thread(command, "list", "--json")
@@ -249,6 +303,8 @@ def test_the_command_lists_shows_and_exports(state: Path, recorder: RunningProce
             code, shown = await asyncio.to_thread(command, "show", "Q-own", "--reason", "audit of the year")
             assert code == 0
             assert "X-Road-Client:QROO-TEST/GOV/1001/solomon" in shown
+            _, spanish = await asyncio.to_thread(command, "show", "Q-own", "--language", "es")
+            assert re.search(r"^lado +cliente\nmensaje +solicitud\nconsulta +Q-own$", spanish, re.MULTILINE), spanish
             assert (await asyncio.to_thread(command, "show", "nothing"))[0] == 1
             await asyncio.to_thread(recorder.close)
             assert (await asyncio.to_thread(command, "list"))[0] == 3

@@ -154,7 +154,8 @@ def test_audit_records_that_wait_are_bounded_and_keep_nobody_else_out(monkeypatc
     monkeypatch.setattr(group_commit, "AUDITS_WAITING_MAX", 5)
 
     async def play() -> None:
-        store, answers = StuckStore(), []
+        store = StuckStore()
+        answers: list[Written | BaseException] = []
 
         def stop(error: BaseException) -> None:
             answers.append(error)

@@ -137,7 +137,7 @@ def no_descriptor_left(free: int = 0) -> Iterator[None]:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (200, most[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, most[1]))
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.open(os.devnull, os.O_RDONLY))
@@ -166,46 +166,55 @@ def test_without_a_free_descriptor_the_neighbour_is_away_and_comes_back(tmp_path
     asyncio.run(scene())
 
 
-def test_a_descriptor_that_finds_no_room_fails_its_own_call_only(tmp_path: Path) -> None:
+def test_an_owner_without_a_free_descriptor_takes_its_callers_later(tmp_path: Path) -> None:
     async def scene() -> None:
-        go = asyncio.Event()
-
-        async def slow(caller: str, payload: bytes) -> str:
-            await go.wait()
-            return "whole"
-
-        read, write = os.pipe()
-        bodies = [os.dup(read) for _ in range(3)]
-
-        async def body(caller: str, payload: bytes) -> Reply:
-            return Reply(7, bodies.pop())
-
-        async with a_recorder(tmp_path, {"append": slow, "open_body": body}) as path:
-            client = LocalClient(path("relay"))
-            waiting = asyncio.ensure_future(client.call("append", 1, str))
-            await asyncio.sleep(0.05)
-            held = bodies[-1]
+        async with a_recorder(tmp_path, {}) as path:
+            await asyncio.sleep(0)
+            sock = socket.socket(socket.AF_UNIX)
+            local_sockets.connect(sock, path("relay"))
+            sock.setblocking(False)
             with no_descriptor_left():
-                os.dup2(read, held)  # nothing is freed for the receiver before the kernel looks for a place
-                task = asyncio.ensure_future(client.call_for_descriptor("open_body", 1, int))
-                server_close = os.close
-                kept: list[int] = []
-                os.close = kept.append  # type: ignore[assignment]  # the owner's copy would free the place: owner and caller are one process here
-                try:
-                    with pytest.raises(NeighbourAwayError, match="no descriptor came"):
-                        await task
-                finally:
-                    os.close = server_close
-                for descriptor in kept:
-                    os.close(descriptor)
-            number, descriptor = await client.call_for_descriptor("open_body", 1, int)
-            os.write(write, b"x")
-            assert (number, os.read(descriptor, 1)) == (7, b"x")
-            os.close(descriptor)
-            go.set()
-            assert await waiting == "whole"
-            client.close()
-        for each in (*bodies, read, write):
+                await asyncio.sleep(0.05)
+            sock.send(frames.encode(frames.REQUEST, 1, "append", b"\xc0"))
+            async with asyncio.timeout(5):
+                assert await asyncio.get_running_loop().sock_recv(sock, 1000)
+            sock.close()
+
+    asyncio.run(scene())
+
+
+def test_a_descriptor_that_does_not_arrive_fails_its_own_call_only(tmp_path: Path) -> None:
+    async def scene() -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        local_sockets.bind(listener, tmp_path / "relay.sock")
+        listener.listen()
+        read, write = os.pipe()
+        client, reader = LocalClient(tmp_path / "relay.sock"), FrameReader()
+        other = asyncio.ensure_future(client.call("append", 1, str))
+        await asyncio.sleep(0.05)
+        owner, _ = listener.accept()
+        other_call = reader.feed(owner.recv(1 << 16))[0].call
+
+        async def body(*descriptors: int) -> tuple[int, int]:
+            asked = asyncio.ensure_future(client.call_for_descriptor("open_body", 1, int))
+            await asyncio.sleep(0.05)
+            call = reader.feed(owner.recv(1 << 16))[0].call
+            socket.send_fds(owner, [frames.encode(frames.ANSWER_WITH_DESCRIPTOR, call, "", msgspec.msgpack.encode(call))], descriptors)
+            return await asked
+
+        with no_descriptor_left(), pytest.raises(NeighbourAwayError, match="no descriptor came"):
+            await body(read)  # the kernel finds no place for it
+        with pytest.raises(NeighbourAwayError, match="no descriptor came"):
+            await body()
+        _, descriptor = await body(read)
+        os.write(write, b"x")
+        assert os.read(descriptor, 1) == b"x"
+        owner.send(frames.encode(frames.ANSWER, other_call, "", msgspec.msgpack.encode("whole")))
+        assert await other == "whole"
+        client.close()
+        owner.close()
+        listener.close()
+        for each in (descriptor, read, write):
             os.close(each)
 
     asyncio.run(scene())

@@ -330,7 +330,7 @@ def test_slow_keys_do_not_hold_up_the_loop() -> None:
             print(
                 f"loop lag during 10 slow handshakes: p50 {lags[len(lags) // 2] * 1e3:.2f} ms, p99 {lags[-len(lags) // 100] * 1e3:.2f} ms"
             )
-            assert lags[len(lags) // 2] < 0.01  # the 99th percentile is the bench's: this machine may be busy
+            assert lags[len(lags) // 2] < 0.05  # a key on the loop would cost 0.1; the 99th percentile is for the bench: machines are busy
             await dialer.close()
 
     run(main)

@@ -49,5 +49,5 @@ def test_a_refusal_is_one_line_with_its_kind(tmp_path: Path) -> None:
     for words in (("anchor", tmp_path), ("member", "suspend", tmp_path, "QROO-TEST/MUN/TULUM")):
         done = ceiqroo(*words)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("centre.missing: ")
+        assert done.stderr.startswith("centre.missing: ahí no hay ninguna instancia de CEIQROO (")
         assert len(done.stderr.splitlines()) == 1

@@ -86,7 +86,19 @@ def test_the_echo_shows_what_arrived_to_the_byte(system: tuple[str, int]) -> Non
 
     assert (answer["method"], answer["path"], answer["query"]) == ("PATCH", "/eco/a%2Fb", "x=%C3%A9")
     assert ["x-road-id", "7"] in answer["headers"]
-    assert base64.b64decode(answer["body_base64"]) == b"\x00\xff"
+    assert (base64.b64decode(answer["body_base64"]), answer["body"]) == (b"\x00\xff", None)
+    assert (answer["bytes"], answer["sha256"]) == (2, hashlib.sha256(b"\x00\xff").hexdigest())
+    assert requests.post(f"{base}/eco", data="añil".encode(), timeout=5).json()["body"] == "añil"
+    nothing = requests.get(f"{base}/eco", timeout=5).json()
+    assert (nothing["bytes"], nothing["body"], nothing["body_base64"]) == (0, "", "")
+
+
+def test_the_echo_of_a_long_body_is_its_length_and_digest(system: tuple[str, int]) -> None:
+    for size in (incidentes.ECHO_KEPT_BYTES_MAX, incidentes.ECHO_KEPT_BYTES_MAX + 1):
+        answer = requests.post(f"{system[0]}/eco", data=b"x" * size, timeout=5).json()
+
+        assert (answer["bytes"], answer["sha256"]) == (size, hashlib.sha256(b"x" * size).hexdigest())
+        assert (answer["body_base64"] is None, answer["body"] is None) == (size > incidentes.ECHO_KEPT_BYTES_MAX,) * 2
 
 
 @pytest.mark.parametrize("count", [0, 1, incidentes.CHUNK_BYTES, incidentes.CHUNK_BYTES + 1])
@@ -108,6 +120,8 @@ def test_large_bodies_in_both_directions_leave_memory_as_it_was(system: tuple[st
             yield bytes(1 << 20)
 
     assert requests.post(f"{base}/bytes", data=chunks(), timeout=30).json() == {"bytes": size, "sha256": sent}
+    echoed = requests.post(f"{base}/eco", data=chunks(), timeout=30).json()
+    assert (echoed["bytes"], echoed["sha256"], echoed["body"], echoed["body_base64"]) == (size, sent, None, None)
     with requests.get(f"{base}/bytes/{size}", stream=True, timeout=30) as answer:
         assert sum(map(len, answer.iter_content(1 << 20))) == size
     assert psutil.Process(pid).memory_info().rss - before < 8 << 20
@@ -132,6 +146,10 @@ def test_the_description_names_exactly_what_the_system_answers(system: tuple[str
     assert served == json.loads(Path(incidentes.DESCRIPTION_FILE).read_text())
     assert served["openapi"].startswith("3.")
     assert {path.split("/")[1] for path in served["paths"]} == set(incidentes.System._ENDPOINTS)
+    echoed = requests.get(f"{base}/eco", timeout=5).json()
+    assert (
+        set(served["components"]["schemas"]["Eco"]["required"]) == set(served["components"]["schemas"]["Eco"]["properties"]) == set(echoed)
+    )
     assert set(served["components"]["schemas"]["Incidente"]["required"]) == set(incidentes.Incident.__struct_fields__)
     assert served["components"]["schemas"]["Incidentes"]["properties"]["incidentes"]["maxItems"] == incidentes.PAGE_MAX
     operations = [operation["operationId"] for path in served["paths"].values() for operation in path.values()]

@@ -107,6 +107,18 @@ def test_a_changed_message_breaks_the_links_that_cut_prints(tmp_path: Path) -> N
     assert not links_hold(cut(container, tmp_path), tmp_path)
 
 
+def test_a_hundred_megabytes_are_linked_as_well_in_little_memory(tmp_path: Path) -> None:
+    container = tmp_path / "message.asice"
+    container.write_bytes(Workshop().container(body=bytes(100_000_000)))
+    limited = f"ulimit -v {256 << 10}; exec '{sys.executable}' -I '{CUT}' '{container}' '{tmp_path}'"  # KiB of address space
+
+    lines = subprocess.run(["/bin/sh", "-c", limited], capture_output=True, text=True, check=True).stdout
+
+    assert "SHA-512(attachment1) = " in lines
+    assert (tmp_path / "attachment1").stat().st_size == 100_000_000
+    assert links_hold(lines, tmp_path)
+
+
 @needs_vectors
 @pytest.mark.parametrize("name", ["asice/valid-batch-ts", "asice/valid-non-batch-rest", "generated/containers/ok-batch5-4"])
 def test_x_roads_containers_come_apart_as_well(tmp_path: Path, name: str) -> None:

@@ -90,6 +90,33 @@ def test_a_mistake_is_said_with_its_kind(box: Path, words: tuple[str, ...], code
     assert "Traceback" not in done.stderr
 
 
+def test_a_mistake_is_explained_in_the_chosen_language(box: Path) -> None:
+    words = ("access", "remove", "SOLOMON/x", "QROO-TEST/EST/SSP")
+
+    spanish, english = xacbe(box, *words).stderr, xacbe(box, *words, "--language", "en").stderr
+
+    assert spanish == "local.no_such_right: ese derecho de acceso no existe (there is no such right)\n"
+    assert english == "local.no_such_right: there is no such access right (there is no such right)\n"
+
+
+@pytest.mark.parametrize("words", [("--help",), ("log", "--help"), ("log", "list", "--help")])
+def test_help_has_its_titles_in_spanish(tmp_path: Path, words: tuple[str, ...]) -> None:
+    shown_help = xacbe(tmp_path, *words).stdout
+
+    assert shown_help.startswith("uso: xacbe ")
+    assert "opciones:" in shown_help
+    for english in ("usage", "positional", "options:", "show this"):
+        assert english not in shown_help
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1000001", "x", "1e3", "٣"])
+def test_a_limit_out_of_bounds_is_refused_and_not_changed(tmp_path: Path, limit: str) -> None:
+    done = xacbe(tmp_path, "log", "list", f"--limit={limit}")
+
+    assert done.returncode == 2
+    assert "no es un número de 1 a 1000000" in done.stderr
+
+
 def test_status_says_state_advice_and_processes_in_both_languages(box: Path) -> None:
     spanish, english = xacbe(box, "status").stdout, xacbe(box, "status", "--language", "en").stdout
     assert "Estado: SIN ALTA" in spanish

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance.supervision.states import ADVICE, BoxState
-from appliance.texts import TEXTS
+from appliance.errors import XacbeError
+from appliance.texts import TEXTS, refusal, set_language
 from appliance.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,20 @@ def test_every_state_and_every_advice_has_its_text() -> None:
         assert f"state.{state}" in TEXTS
         assert f"fleet_state.{state}" in TEXTS
     assert set(ADVICE) <= set(TEXTS)
+
+
+def test_every_explained_kind_is_one_that_code_raises() -> None:
+    sources = "\n".join(file.read_text() for folder in ("appliance", "provisioning") for file in (ROOT / folder).rglob("*.py"))
+    for key in TEXTS:
+        if key.startswith("kind."):
+            assert f'"{key.removeprefix("kind.")}"' in sources, key
+
+
+def test_a_refusal_is_its_kind_what_it_means_and_the_detail() -> None:
+    set_language("es")
+    assert refusal("token.key_exists", "tls-peer") == "token.key_exists: la clave ya existe y nunca se sobrescribe (tls-peer)"
+    assert refusal("token.key_exists", str(XacbeError(kind="token.key_exists"))).endswith("sobrescribe")
+    assert refusal("a.kind_of_no_text", "why") == "a.kind_of_no_text: why"
 
 
 @pytest.mark.parametrize("key", TEXTS)

@@ -1,0 +1,98 @@
+"""What the kinds of errors mean for the person at the keyboard: `kind.<kind>` of the catalogue (`appliance.texts`).
+
+Pure. Only kinds that a command of the box or of CEIQROO shows; any other is shown with its detail alone.
+"""
+
+from __future__ import annotations
+
+KIND_TEXTS: dict[str, tuple[str, str]] = {
+    # the way to the processes
+    "kind.process.away": (
+        "un proceso de la caja no responde; espere unos segundos e intente otra vez",
+        "a process of the box does not answer; wait some seconds and try again",
+    ),
+    "kind.caller.not_granted": ("la consola no puede pedir esto a ese proceso", "the console may not ask this of that process"),
+    "kind.frame.malformed": ("un proceso de la caja contestó algo ilegible", "a process of the box answered something unreadable"),
+    "kind.request.malformed": ("el proceso no entendió la petición", "the process did not understand the request"),
+    "kind.settings.wrong": ("la configuración está mal escrita o falta", "the settings are wrong or missing"),
+    "kind.command.unreadable": ("no se puede leer lo indicado", "what was named cannot be read"),
+    "kind.command.failed": ("el sistema operativo no pudo hacerlo", "the operating system could not do it"),
+    "kind.identifier.malformed": ("el identificador está mal escrito", "the identifier is malformed"),
+    # clients, services, rights
+    "kind.local.invalid": ("el valor no es válido", "the value is not valid"),
+    "kind.local.no_such_right": ("ese derecho de acceso no existe", "there is no such access right"),
+    "kind.local.in_use": ("todavía se usa", "it is still in use"),
+    "kind.local.full": ("rebasa lo que admite la caja", "more than the box is made for"),
+    "kind.access.unknown_service": ("la caja no ofrece ese servicio", "the box offers no such service"),
+    "kind.access.service_disabled": ("el servicio está deshabilitado", "the service is disabled"),
+    "kind.access.client_unknown": ("el subsistema no es cliente de esta caja", "the subsystem is not a client of this box"),
+    "kind.access.no_right": ("no hay derecho de acceso", "there is no access right"),
+    "kind.access.authentication": (
+        "el sistema de información no mostró el certificado debido",
+        "the information system did not show the certificate it must",
+    ),
+    "kind.description.malformed": ("la descripción OpenAPI no sirve", "the OpenAPI description is of no use"),
+    # log
+    "kind.audit.unavailable": (
+        "no se pudo dejar constancia en la bitácora, así que no se hizo",
+        "it could not be audited, so it was not done",
+    ),
+    "kind.log.unknown_record": ("no está en el registro de consultas", "it is not in the message log"),
+    "kind.log.not_stamped": ("todavía no se puede exportar", "it cannot be exported yet"),
+    "kind.log.full": ("el registro de consultas está lleno; libere espacio", "the message log is full; free some space"),
+    "kind.log.busy": ("el registro de consultas está ocupado; intente otra vez", "the message log is busy; try again"),
+    "kind.log.locked": ("otro proceso usa el registro de consultas", "another process uses the message log"),
+    "kind.log.index_unavailable": ("el índice del registro no está disponible; intente otra vez", "the log's index is away; try again"),
+    # configuration and evidence
+    "kind.configuration.absent": ("no hay configuración global", "there is no global configuration"),
+    "kind.configuration.expired": ("la configuración global venció", "the global configuration has expired"),
+    "kind.configuration.malformed": ("la configuración global no se puede leer", "the global configuration cannot be read"),
+    "kind.configuration.untrusted": ("la firma de la configuración global no vale", "the global configuration's signature does not hold"),
+    "kind.configuration.wrong_instance": ("el ancla es de otra instancia", "the anchor is of another instance"),
+    "kind.certificate.malformed": ("el certificado no se puede leer", "the certificate cannot be read"),
+    # token and keys
+    "kind.token.absent": ("no se encuentra el token; revise que esté conectado", "the token is not found; check that it is plugged in"),
+    "kind.token.locked": ("el token espera su PIN: xacbe token unlock", "the token waits for its PIN: xacbe token unlock"),
+    "kind.token.busy": ("el token está ocupado; intente otra vez", "the token is busy; try again"),
+    "kind.token.pin_rejected": ("el token rechazó el PIN; no insista, se bloquea", "the token rejected the PIN; do not insist, it locks"),
+    "kind.token.pin_locked": ("el PIN del token está bloqueado; llame a CEIQROO", "the token's PIN is locked; call CEIQROO"),
+    "kind.token.pin_unattended": ("el PIN está guardado en la caja y no se cambia así", "the PIN is kept in the box and is not changed so"),
+    "kind.token.key_missing": ("el token no tiene esa clave", "the token has no such key"),
+    "kind.token.key_exists": ("la clave ya existe y nunca se sobrescribe", "the key exists and is never overwritten"),
+    "kind.token.mechanism_missing": ("el token no sabe usar ese algoritmo", "the token cannot do this algorithm"),
+    "kind.token.wrong_signature": ("el token dio una firma que no corresponde", "the token gave a signature that does not hold"),
+    "kind.key.label_unknown": ("ninguna caja tiene una clave con ese nombre", "no box has a key of that name"),
+    "kind.key.no_certificate": ("la clave todavía no tiene certificado", "the key has no certificate yet"),
+    "kind.key.not_granted": ("ese proceso no puede usar la clave", "this process may not use the key"),
+    "kind.key.subject_malformed": (
+        "el sujeto o los nombres pedidos no caben en un certificado",
+        "subject or names cannot stand in a certificate",
+    ),
+    "kind.key.certificate_unfit": ("el certificado no es para esa clave o ese uso", "the certificate is not for this key or use"),
+    # CEIQROO
+    "kind.centre.missing": ("ahí no hay ninguna instancia de CEIQROO", "there is no instance of CEIQROO"),
+    "kind.centre.exists": ("ahí ya hay una instancia de CEIQROO", "there is an instance of CEIQROO already"),
+    "kind.centre.corrupt": ("los archivos de la instancia están dañados", "the files of the instance are damaged"),
+    "kind.enrolment.malformed": ("la solicitud de alta no se puede leer", "the enrolment request cannot be read"),
+    "kind.enrolment.missing": ("falta algo para el alta", "something is missing for the enrolment"),
+    "kind.enrolment.address": ("la dirección no sirve", "the address is of no use"),
+    "kind.enrolment.incomplete": ("a la solicitud le faltan claves", "the request lacks keys"),
+    "kind.enrolment.other_instance": ("la caja es de otra instancia", "the box is of another instance"),
+    "kind.enrolment.suspended": ("el miembro está suspendido", "the member is suspended"),
+    "kind.enrolment.unknown_key": ("la solicitud trae una clave que no se certifica", "the request has a key that is not certified"),
+    "kind.enrolment.unknown_subsystem": ("el miembro no tiene ese subsistema", "the member has no such subsystem"),
+    "kind.registry.unknown": ("no está en el registro de CEIQROO", "it is not in CEIQROO's registry"),
+    "kind.registry.conflict": ("se contradice con el registro de CEIQROO", "it contradicts CEIQROO's registry"),
+    "kind.registry.name": ("el nombre no es válido", "the name is not valid"),
+    "kind.registry.other_instance": ("es de otra instancia", "it is of another instance"),
+    "kind.registry.reason": ("no es un motivo de RFC 5280", "not a reason of RFC 5280"),
+    "kind.request.key": ("una clave de la solicitud no sirve", "a key of the request is of no use"),
+    "kind.request.key_reused": ("una clave de la solicitud ya tiene otro uso", "a key of the request has another use already"),
+    "kind.request.name": ("un nombre de la solicitud no sirve", "a name of the request is of no use"),
+    "kind.request.signature": ("una firma de la solicitud no corresponde", "a signature of the request does not hold"),
+    "kind.serve.address": ("no se puede escuchar en esa dirección", "it cannot listen on that address"),
+    "kind.broker.away": ("el broker MQTT no responde", "the MQTT broker does not answer"),
+    "kind.broker.refused": ("el broker MQTT rechazó la conexión", "the MQTT broker refused the connection"),
+    "kind.lab.failed": ("el laboratorio no quedó en marcha", "the laboratory did not come up"),
+    "kind.lab.address": ("el laboratorio no puede usar esas direcciones", "the laboratory cannot use these addresses"),
+}
