@@ -50,8 +50,8 @@ from appliance.relay.system_call import SystemCaller
 from appliance.relay.trust_view import TrustView
 from appliance.settings import BoxSettings, RelaySettings
 
-APPEND_S_MAX = 40.0
-"""An append may wait for a time stamp, and its authority for a fail-over; the recorder ends it earlier (10 s where no grace is granted)."""
+APPEND_S_MAX = 15.0
+"""A slow disk's turn, then the recorder's own patience for a time stamp (5 s): what takes longer hangs."""
 STOP_S_MAX = 2.0
 
 
