@@ -128,6 +128,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     # log
     "log.help": ("registro de consultas: ver, buscar y exportar mensajes", "message log: see, find and export messages"),
     "log.list": ("mensajes registrados, el más reciente primero, sin su contenido", "logged messages, newest first, without content"),
+    "log.audit": ("bitácora de auditoría: actos y rechazos, el más reciente primero", "audit log: acts and refusals, newest first"),
+    "log.audit_limit": ("cuántos como máximo, de 1 a 1000", "how many at most, 1 to 1000"),
     "log.show": ("un mensaje con su contenido; la lectura queda en la bitácora", "one message with its content; the read is audited"),
     "log.export": ("un mensaje como contenedor ASiC-E que terceros verifican", "one message as an ASiC-E container that others verify"),
     "log.id": ("identificador de la consulta (X-Road-Id)", "id of the query (X-Road-Id)"),

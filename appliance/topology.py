@@ -78,6 +78,7 @@ PROCESSES: tuple[Process, ...] = (
             "append": ("relay",),
             "audit": _EVERY,
             "list_records": (CONSOLE,),
+            "list_audits": (CONSOLE,),
             "read_record": (CONSOLE,),
             "log_status": (CONSOLE, "reporter", "supervisor"),
         },

@@ -22,7 +22,7 @@ from appliance.clock import iso, to_us
 from appliance.commands.verbs import add_verb
 from appliance.errors import RefusedError
 from appliance.messagelog.group_commit import GROUP_RECORDS_MAX
-from appliance.messagelog.wire import ListRecords, ReadRecord, RecordContent, RecordSummary
+from appliance.messagelog.wire import AuditRecord, ListAudits, ListRecords, ReadRecord, RecordContent, RecordSummary
 from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
 from appliance.seal.container import Contents, write_container
 from appliance.texts import text
@@ -65,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--since", type=_moment_us, default=0, metavar="TIME", help=text("log.since"))
     listing.add_argument("--until", type=_moment_us, default=0, metavar="TIME", help=text("log.until"))
     listing.add_argument("--limit", type=_limit, default=LIST_DEFAULT, metavar="N", help=text("log.limit", max=LIST_MAX))
+    audit = add_verb(verbs, "audit", "log.audit")
+    audit.add_argument("--limit", type=int, default=LIST_DEFAULT, choices=range(1, PAGE_MAX + 1), metavar="N", help=text("log.audit_limit"))
     show, export = add_verb(verbs, "show", "log.show"), add_verb(verbs, "export", "log.export")
     for verb in (show, export):
         verb.add_argument("record", metavar="SEQUENCE|ID", help=text("log.record"))
@@ -82,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
             return _list(arguments)
         case "show":
             return _show(arguments)
+        case "audit":
+            return _audit(arguments)
         case _:
             return _export(arguments)
 
@@ -97,6 +101,20 @@ def _list(arguments: argparse.Namespace) -> int:
     print(_columns(*(text(f"log.head.{name}") for name in COLUMNS)))
     for record in found:
         print(_line(record))
+    return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    """Acts and refusals, newest first. It shows no content of messages, so that reading it is no act of its own."""
+    client = BlockingClient(channel_path(arguments.state, "recorder", CONSOLE), READ_S_MAX)
+    found: list[AuditRecord] = client.call("list_audits", ListAudits(arguments.limit), list[AuditRecord])
+    if arguments.json:
+        records = [{"sequence": one.sequence, "at": iso(one.at_us), "event": one.event, "caller": one.caller, **one.facts} for one in found]
+        print(json.dumps(records, ensure_ascii=False, indent=1))
+        return 0
+    for one in found:
+        facts = "  ".join(f"{name}={value}" for name, value in one.facts.items())
+        print(_printable(f"{one.sequence:>8}  {iso(one.at_us)}  {one.event:28} {one.caller:12} {facts}"))
     return 0
 
 

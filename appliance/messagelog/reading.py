@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import TypeVar
 
 from appliance.errors import CorruptStateError
 from appliance.messagelog import record
 from appliance.messagelog.index import Index
-from appliance.messagelog.record import Entry, MessageEntry, SignatureEntry, StampEntry
+from appliance.messagelog.record import AuditEntry, Entry, MessageEntry, SignatureEntry, StampEntry
 from appliance.messagelog.store import Store, UnknownRecordError
-from appliance.messagelog.wire import RecordContent, Seal
+from appliance.messagelog.wire import AuditRecord, RecordContent, Seal
 from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
 
 Kind = TypeVar("Kind", bound=Entry)
+
+AUDITS_MAX = 1000
+AUDIT_SEGMENTS_MAX = 4
+"""256 MB to walk through at most: about a second."""
 
 
 class StampMismatchError(CorruptStateError):
@@ -50,6 +55,23 @@ class Reader:
         )
         content = RecordContent(summary, message.message, message.body, descriptor is not None, seal, token, chain_result, chain)
         return content, descriptor
+
+    def audits(self, limit: int) -> list[AuditRecord]:
+        """The newest audit records, newest first, out of the last AUDIT_SEGMENTS_MAX segments: they are few and not indexed."""
+        found: list[AuditRecord] = []
+        for first in list(reversed(self._store.segments))[:AUDIT_SEGMENTS_MAX]:
+            newest: deque[AuditRecord] = deque(maxlen=limit - len(found))
+            for segment, written in self._store.records_from(first):
+                if segment != first:
+                    break
+                if written.kind == record.AUDIT:
+                    entry = record.decode_entry(written.kind, written.payload)
+                    if isinstance(entry, AuditEntry):
+                        newest.append(AuditRecord(written.sequence, written.at_us, entry.event, entry.caller, entry.facts))
+            found += reversed(newest)
+            if len(found) >= limit:
+                break
+        return found
 
     def signature(self, sequence: int) -> bytes:
         """A signature document by its own sequence. Raises UnknownRecordError."""

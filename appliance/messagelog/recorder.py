@@ -25,7 +25,7 @@ from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Written
 from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
-from appliance.messagelog.reading import Reader, descriptor_for
+from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
 from appliance.messagelog.record import SALT_BYTES, AuditEntry, CloseEntry, MessageEntry, SignatureEntry
 from appliance.messagelog.replay import ReplayGuard
 from appliance.messagelog.signatures import RecentSignatures
@@ -40,8 +40,10 @@ from appliance.messagelog.wire import (
     Append,
     Appended,
     Audit,
+    AuditRecord,
     BodyFile,
     DropBody,
+    ListAudits,
     ListRecords,
     LogStatus,
     OpenBody,
@@ -128,6 +130,7 @@ class Recorder:
         return {
             "open_body": self.open_body,
             "drop_body": self.drop_body,
+            "list_audits": self.list_audits,
             "append": self.append,
             "audit": self.audit,
             "list_records": self.list_records,
@@ -253,6 +256,11 @@ class Recorder:
         """Durable when answered. Raises AuditMalformedError, LogFullError, LogBusyError."""
         entry = audit.entry_of(caller, msgspec.msgpack.decode(payload, type=Audit))
         await self._commit.append(Draft(entry, audit=True))
+
+    async def list_audits(self, caller: str, payload: bytes) -> list[AuditRecord]:
+        wanted = msgspec.msgpack.decode(payload, type=ListAudits)
+        limit = max(1, min(wanted.limit, AUDITS_MAX))
+        return await self._follower.ask(lambda _: self._reader.audits(limit))
 
     async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
         wanted = msgspec.msgpack.decode(payload, type=ListRecords)

@@ -90,6 +90,22 @@ class Audit(msgspec.Struct, array_like=True):
     facts: dict[str, str]
 
 
+class ListAudits(msgspec.Struct, array_like=True):
+    """`list_audits`: the newest acts and refusals, at most `limit` (1 to 1000)."""
+
+    limit: int = 50
+
+
+class AuditRecord(msgspec.Struct, array_like=True):
+    """One act or refusal as it was recorded; `caller` is the channel that told it."""
+
+    sequence: int
+    at_us: int
+    event: str
+    caller: str
+    facts: dict[str, str]
+
+
 class ListRecords(msgspec.Struct, array_like=True):
     """`list_records`: newest first; any filter may be empty."""
 

@@ -54,7 +54,8 @@ class _Held:
     response: bytes = b""
     facts: OcspFacts | None = None
     failures: int = 0
-    """In a row: the pause doubles from one second to the settings' retry, so that a responder that was only starting is soon asked again."""
+    """In a row: the pause doubles from one second to the settings' retry, so that a responder that was only starting is soon asked
+    again."""
 
 
 class EvidenceKeeper:

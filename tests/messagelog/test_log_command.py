@@ -84,13 +84,13 @@ def _listed(tmp_path: Path, index: Index, capsys: pytest.CaptureFixture[str], *w
     async def play() -> int:
         handlers: dict[str, Handler] = {**dict.fromkeys(topology.BY_NAME["recorder"].callers, none), "list_records": answer}
         listeners = bind_channels(state, "recorder")
-        server = asyncio.create_task(LocalServer("recorder", handlers).serve(listeners))
-        try:
-            return await asyncio.to_thread(xacbe, ["log", "list", "--state", str(state), *words])
-        finally:
+        async with asyncio.TaskGroup() as group:
+            server = group.create_task(LocalServer("recorder", handlers).serve(listeners))
+            code = await asyncio.to_thread(xacbe, ["log", "list", "--state", str(state), *words])
             server.cancel()
-            for listener in listeners.values():
-                listener.close()
+        for listener in listeners.values():
+            listener.close()
+        return code
 
     assert asyncio.run(play()) == 0
     return capsys.readouterr().out

@@ -51,7 +51,9 @@ async def a_recorder(tmp_path: Path, handlers: dict[str, local_sockets.Handler])
     async def nothing(caller: str, payload: bytes) -> None:
         return None
 
-    operations = dict.fromkeys(("open_body", "drop_body", "append", "audit", "list_records", "read_record", "log_status"), nothing)
+    operations = dict.fromkeys(
+        ("open_body", "drop_body", "append", "audit", "list_records", "list_audits", "read_record", "log_status"), nothing
+    )
     server = LocalServer("recorder", {**operations, **handlers})
     listeners = {}
     for caller in ("relay", "console"):

@@ -1,13 +1,18 @@
-"""A laboratory that cannot come up says so at once, and leaves nothing behind."""
+"""A laboratory that cannot come up says so at once and leaves nothing behind; one that runs is described as it is now."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from provisioning.lab import addresses, layout, network
+from provisioning.lab import addresses, keeper, layout, network
 from tests.provisioning.test_command import ceiqroo
 
 BASE = "127.0.39"
@@ -53,3 +58,30 @@ def test_a_single_box_provides_the_services_itself(tmp_path: Path) -> None:
     [box] = layout.boxes(tmp_path, BASE, 1, separate=False)
 
     assert {(service["box"], service["id"].rpartition("/")[0]) for service in network._services([box], BASE)} == {(1, box.subsystem)}
+
+
+def test_the_description_follows_a_process_that_was_started_again(tmp_path: Path) -> None:
+    unit = keeper.Unit(name="box1.sleeper", argv=["/bin/sleep", "60"], log=str(tmp_path / "log"))
+    (tmp_path / keeper.PLAN_FILE).write_bytes(msgspec.json.encode(keeper.Plan([unit])))
+    file = tmp_path / network.LAB_FILE
+    file.write_text(json.dumps({"boxes": [{"pids": {}}], "ceiqroo": {}}))
+    network._start_keeper(tmp_path)
+    try:
+        first = _sleeper(tmp_path)
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while (second := _sleeper(tmp_path)) in (0, first) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+        assert second not in (0, first)
+        assert json.loads(file.read_text())["boxes"][0]["pids"] == {"sleeper": [second]}
+    finally:
+        network.down(tmp_path)
+    assert network.status(tmp_path) is None
+
+
+def _sleeper(directory: Path) -> int:
+    """As `status` gives it; 0 while it does not run."""
+    document = network.status(directory)
+    assert document is not None
+    return int(document["boxes"][0]["pids"].get("sleeper", [0])[0])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.supervision.states import ADVICE, BoxState
 from appliance.errors import XacbeError
+from appliance.supervision.states import ADVICE, BoxState
 from appliance.texts import TEXTS, refusal, set_language
 from appliance.version import VERSION
 
