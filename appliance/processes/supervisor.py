@@ -226,13 +226,16 @@ class Supervisor:
     def _facts(self) -> Facts:
         now_s = self._clock.monotonic_s()
         statuses = self._heard.statuses(now_s)
+        silent = set(silent_services(self._trust, self._clock.now_us()))
+        # The recorder meets a silent time-stamping authority first: it asks whenever a message waits.
+        silent |= {"tsa" for one in statuses if one.process == "recorder" and "tsa" in one.waits_for}
         return Facts(
             now_us=self._clock.now_us(),
             enrolled=self._store.enrolled,
             token=None if self._token is None else self._token.state,
             sealing_ends_us=sealing_ends_at_us(self._trust),
             configuration_expires_us=None if self._trust is None else self._trust.expires_us,
-            silent_services=silent_services(self._trust, self._clock.now_us()),
+            silent_services=tuple(sorted(silent)),
             held=tuple(name for name in topology.BY_NAME if (self._run / name / HELD_MARK).exists()),
             silent_processes=tuple(one.process for one in statuses if one.state == "silent" and one.process != "supervisor"),
             waiting_processes=tuple(one.process for one in statuses if one.state == "waiting"),
