@@ -63,6 +63,8 @@ PROCESSES: tuple[Process, ...] = (
             "request_certificate": (CONSOLE,),
             "import_certificate": (CONSOLE,),
             "delete_key": (CONSOLE,),
+            "renew_key": (CONSOLE,),
+            "switch_key": (CONSOLE,),
             "unlock": (CONSOLE,),
             "change_pin": (CONSOLE,),
         },

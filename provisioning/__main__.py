@@ -91,6 +91,18 @@ def enrolment_approve(
     typer.echo(f"{approval['server']}: {len(approval['certificates'])} certificados, {len(approval['clients'])} subsistemas")
 
 
+@enrolment_app.command("renew")
+def enrolment_renew(
+    directory: Directory,
+    request: Annotated[Path, typer.Argument(help="Solicitud de `xacbe key renew` (JSON).", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="Archivo para la respuesta.", dir_okay=False)],
+) -> None:
+    """Certifica las llaves nuevas de una caja registrada; las anteriores siguen vigentes hasta su fin o su revocación."""
+    answer = enrolment.renew(Centre.open(directory), enrolment.read_request(request.read_bytes()), SystemClock())
+    durable.write_file(out.absolute(), msgspec.json.format(msgspec.json.encode(answer)) + b"\n", 0o644)
+    typer.echo(f"{answer['server']}: {len(answer['certificates'])} certificados renovados")
+
+
 @certificate_app.command("list")
 def certificate_list(directory: Directory, as_json: Annotated[bool, typer.Option("--json", help="En JSON.")] = False) -> None:
     """Muestra los certificados emitidos, también los revocados."""

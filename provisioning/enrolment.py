@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ from appliance.clock import Clock
 from appliance.errors import RefusedError
 from appliance.model.identifiers import ClientId, IdentifierError, ServerId
 from provisioning.authority import ca, profiles
-from provisioning.authority.profiles import BoxPublicKey, Profile
+from provisioning.authority.profiles import BoxPublicKey, Issuer, Profile
 from provisioning.centre import Centre
+from provisioning.records import Server
 from provisioning.registry import Registry
 
 REQUEST_BYTES_MAX = 1 << 20
@@ -101,20 +103,7 @@ def approve(
         authority = ca.issuer(centre)
         now_us = clock.now_us()
         with registry.changing():
-            certificates = {
-                one.label: ca.issue(
-                    registry,
-                    authority,
-                    one.profile,
-                    one.subject,
-                    one.key,
-                    holder=one.holder,
-                    now_us=now_us,
-                    ocsp_url=centre.ocsp_url,
-                    names=one.names,
-                )
-                for one in wanted
-            }
+            certificates = {one.label: _issued(registry, authority, one, now_us, centre.ocsp_url) for one in wanted}
             registry.register_server(server, address, clients, now_us)
     return {
         "server": str(server),
@@ -124,6 +113,67 @@ def approve(
         "broker": {"host": centre.settings.broker_host, "port": centre.settings.broker_port},
         "clients": [str(client) for client in clients],
     }
+
+
+def renew(centre: Centre, request: EnrolmentRequest, clock: Clock) -> dict[str, Any]:
+    """Certifies new keys of a registered box beside its old ones; the document as of `approve`, without what the box has already.
+
+    A renewal changes key and dates, nothing else: subject and names are those of the newest certificate that the same holder has for the
+    same purpose. The old certificates stay good until their end or their revocation; peers are told both hashes of a box meanwhile.
+    Raises EnrolmentError, CertificateRequestError, UnknownEntryError.
+
+    (1) the box is registered and its members are in good standing; (2) each label had a certificate that was not revoked; (3) every request
+    is signed by its key, the key is new and serves nobody else; (4) then, in one transaction, the certificates.
+    """
+    server = _server_of(centre, request)
+    if not 1 <= len(request.requests) <= REQUESTS_MAX:
+        raise EnrolmentError(f"a box renews 1 to {REQUESTS_MAX} certificates")
+    with centre.registry() as registry:
+        now_us = clock.now_us()
+        box = next((known for known in registry.snapshot(now_us).servers if known.id == server), None)
+        if box is None:
+            raise EnrolmentError(f"{server} is not registered, or its owner is suspended", kind="enrolment.not_registered")
+        holders = {str(server), str(server.owner), *(str(client.member) for client in box.clients)}
+        wanted: list[_Wanted] = []
+        for label, encoded in request.requests.items():
+            wanted.append(_renewed(registry, box, label, profiles.checked_request(_decoded(label, encoded)), wanted))
+        foreign = [one.label for one in wanted if one.holder not in holders]
+        if foreign:
+            raise EnrolmentError(f"{', '.join(foreign)}: not of a member whose box {server} is", kind="enrolment.not_registered")
+        authority = ca.issuer(centre)
+        with registry.changing():
+            certificates = {one.label: _issued(registry, authority, one, now_us, centre.ocsp_url) for one in wanted}
+    return {"server": str(server), "certificates": {label: _base64(certificate) for label, certificate in certificates.items()}}
+
+
+def _renewed(registry: Registry, box: Server, label: str, key: BoxPublicKey, earlier: list[_Wanted]) -> _Wanted:
+    if label.startswith(_SEAL):
+        wanted = _seal(registry, label, key)
+    else:
+        wanted = _box_key(box.id, label, key, _standing(registry, box.id.owner), box.address, box.address)
+    same = (known for known in registry.certificates() if (known.profile, known.holder) == (wanted.profile, wanted.holder))
+    good = [known for known in same if known.revoked_us is None]
+    if not good:
+        raise EnrolmentError(f"{label}: there is no certificate to renew", kind="enrolment.nothing_to_renew")
+    if any(known.key_sha256 == ca.key_sha256(key) for known in good):
+        raise EnrolmentError(f"{label}: the key is the old one", kind="enrolment.same_key")
+    _not_reused(registry, wanted, earlier)
+    newest = x509.load_der_x509_certificate(good[-1].der)
+    return dataclasses.replace(wanted, subject=newest.subject, names=_names_of(newest))
+
+
+def _names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(name.value) for name in names)
+
+
+def _issued(registry: Registry, authority: Issuer, one: _Wanted, now_us: int, ocsp_url: str) -> x509.Certificate:
+    return ca.issue(
+        registry, authority, one.profile, one.subject, one.key, holder=one.holder, now_us=now_us, ocsp_url=ocsp_url, names=one.names
+    )
 
 
 def _check_address(address: str) -> None:

@@ -14,8 +14,10 @@ from cryptography import x509
 
 from appliance import durable, settings
 from appliance.clock import iso, to_us
+from appliance.commands import renewal
 from appliance.commands.verbs import add_verb, certificates, done, print_json, print_table
 from appliance.errors import RefusedError
+from appliance.hsm import keyring
 from appliance.hsm.token import ALGORITHMS
 from appliance.hsm.wire import CertificateImport, CertificateRequest, KeyRecord, KeyRequest
 from appliance.net.local_sockets import BlockingClient, channel_path
@@ -25,6 +27,8 @@ from appliance.topology import CONSOLE
 HELP = "key.help"
 MAKE_S_MAX = 65.0
 """A slow chip makes an RSA key within the signer's own limit of 60 s."""
+RENEW_S_MAX = 300.0
+"""A new certificate is in every peer's configuration within two or three minutes."""
 ATTRIBUTES = {
     "C": "2.5.4.6",
     "ST": "2.5.4.8",
@@ -61,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     csr.add_argument("--out", type=Path, help=text("key.out"))
     csr.add_argument("--der", action="store_true", help=text("key.der"))
     _with_label(verbs, "import-cert", "key.import_cert").add_argument("file", type=Path, help=text("key.file"))
+    renew = add_verb(verbs, "renew", "key.renew")
+    renew.add_argument("labels", metavar="LABEL", nargs="+", help=text("key.label"))
+    step = renew.add_mutually_exclusive_group(required=True)
+    step.add_argument("--out", type=Path, help=text("key.renew_out"))
+    step.add_argument("--install", type=Path, metavar="FILE", help=text("key.renew_install"))
+    renew.add_argument("--wait", type=float, default=RENEW_S_MAX, metavar="SECONDS", help=text("key.renew_wait"))
+    _with_label(verbs, "switch", "key.switch")
     _with_label(verbs, "delete", "key.delete").add_argument("--yes", action="store_true", help=text("key.yes"))
 
 
@@ -84,6 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
             (certificate,) = certificates([arguments.file])
             signer.call("import_certificate", CertificateImport(arguments.label, certificate), KeyRecord)
             return done(arguments, "key.imported", label=arguments.label, fingerprint=_sha256(certificate))
+        case "renew":
+            return _renew(arguments, signer)
+        case "switch":
+            signer.call("switch_key", KeyRequest(arguments.label), KeyRecord)
+            return done(arguments, "key.switched", label=arguments.label)
     if not arguments.yes:
         raise NotConfirmedError(text("key.not_confirmed", label=arguments.label))
     signer.call("delete_key", KeyRequest(arguments.label))
@@ -109,6 +125,7 @@ def _shown(key: KeyRecord) -> dict[str, Any]:
         "algorithm": key.algorithm,
         "uses": key.uses,
         "public_key_sha256": _sha256(key.public_key),
+        "versions": [{"label": version.label, "state": version.state, "uses": version.uses} for version in key.versions],
         "certificates": [
             {
                 "sha256": _sha256(der),
@@ -129,7 +146,7 @@ def _until(found: list[dict[str, str]]) -> str:
 
 
 def _csr(arguments: argparse.Namespace, signer: BlockingClient) -> int:
-    subject = _subject(arguments.subject) if arguments.subject else _own_subject(arguments)
+    subject = _subject(arguments.subject) if arguments.subject else _own_subject(arguments.state, arguments.label)
     made = signer.call("request_certificate", CertificateRequest(arguments.label, subject, arguments.name), bytes)
     written = made if arguments.der else _pem(made)
     if arguments.out is None:
@@ -139,10 +156,21 @@ def _csr(arguments: argparse.Namespace, signer: BlockingClient) -> int:
     return done(arguments, "key.csr_written", label=arguments.label, file=str(arguments.out))
 
 
-def _own_subject(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+def _renew(arguments: argparse.Namespace, signer: BlockingClient) -> int:
+    """Two calls with CEIQROO's bench between them: `--out` asks, `--install` takes the answer and switches."""
+    labels = list(dict.fromkeys(arguments.labels))
+    if arguments.out is not None:
+        subjects = {label: _own_subject(arguments.state, label) for label in labels}
+        made = renewal.request(arguments.state, signer, labels, subjects, arguments.out.absolute())
+        return done(arguments, "key.renewal_written", labels=", ".join(made), file=str(arguments.out))
+    switched = renewal.install(arguments.state, signer, labels, arguments.install, arguments.wait)
+    return done(arguments, "key.renewed", labels=", ".join(switched))
+
+
+def _own_subject(state: Path, label: str) -> list[tuple[str, str]]:
     """X-Road's Basic profile (sheet 5.5): a member's seal key, or a key of this box."""
-    box = settings.load(arguments.state, settings.BoxSettings)
-    _, _, member = arguments.label.partition("seal/")
+    box = settings.load(state, settings.BoxSettings)
+    _, _, member = keyring.role_of(label).partition("seal/")
     member_class, _, member_code = member.partition("/")
     if member:
         return _subject(f"C=MX,O={member_code},businessCategory={member_class},serialNumber={member_code},CN={member_code}")

@@ -47,19 +47,19 @@ class SignerClient:
 
 
 class HandshakeSigner:
-    """`signer(digest) -> DER`: the sign callback of `net.token_key`, called from any number of handshake threads."""
+    """The sign callback of `net.token_key`, called from any number of handshake threads."""
 
     def __init__(self, state: Path, process: str, label: str) -> None:
         self._path, self._label = channel_path(state, "signer", process), label
         self._idle: deque[BlockingClient] = deque(maxlen=IDLE_CONNECTIONS_MAX)
 
-    def __call__(self, digest: bytes) -> bytes:
-        """Blocks until the token has signed. Raises token.*, key.* by kind, NeighbourAwayError."""
+    def __call__(self, digest: bytes, certificate_sha256: bytes = b"") -> bytes:
+        """DER. Blocks until the token has signed, with the key of that certificate. Raises token.*, key.* by kind, NeighbourAwayError."""
         try:
             client = self._idle.pop()
         except IndexError:
             client = BlockingClient(self._path, SIGN_S_MAX)
-        request = HandshakeRequest(self._label, digest)
+        request = HandshakeRequest(self._label, digest, certificate_sha256)
         try:
             try:
                 signature: bytes = client.call("sign_handshake", request, bytes)

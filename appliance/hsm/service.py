@@ -201,8 +201,16 @@ def check_certificate(der: bytes, label: str, public_key: bytes) -> None:
     use = keyring.use_of(label)
     if use == keyring.SEAL and (authenticates or not seals):
         raise CertificateUnfitError("a seal certificate has the key usage nonRepudiation and none of TLS")
-    if label == keyring.TLS_PEER and (seals or not authenticates):
+    if keyring.role_of(label) == keyring.TLS_PEER and (seals or not authenticates):
         raise CertificateUnfitError("an authentication certificate is for clientAuth or digitalSignature, and not for seals")
+
+
+def public_key_of(der: bytes) -> bytes:
+    """SubjectPublicKeyInfo of a certificate; empty for what is none (`check_certificate` says so)."""
+    try:
+        return certificates.read(der).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except certificates.CertificateMalformedError:
+        return b""
 
 
 def algorithm_of(certificate: x509.Certificate) -> str:

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss import (
     ESAPI,
     TPM2_ALG,
+    TPM2_CAP,
+    TPM2_HC,
     TPM2_RC,
     TPM2_RH,
     TPM2_ST,
@@ -50,6 +52,8 @@ from appliance.hsm.token import (
     TokenKey,
 )
 
+TRANSIENT_MAX = 16
+"""More objects than any TPM has room for."""
 LOADED_MAX = 2
 """Keys loaded at once besides the primary: a TPM must hold three objects (the kernel's resource manager: exactly three)."""
 
@@ -181,8 +185,21 @@ class TpmToken:
     def _connect(self) -> None:
         self._context = ESAPI(self._tcti)
         template = TPM2B_PUBLIC(TPMT_PUBLIC.parse(_PRIMARY_TEMPLATE, objectAttributes=_STORAGE))
-        self._primary, public, *_ = self._context.create_primary(TPM2B_SENSITIVE_CREATE(), template)
+        try:
+            made = self._context.create_primary(TPM2B_SENSITIVE_CREATE(), template)
+        except TSS2_Exception as error:
+            if error.rc != int(TPM2_RC.OBJECT_MEMORY):
+                raise
+            self._flush_leftovers()
+            made = self._context.create_primary(TPM2B_SENSITIVE_CREATE(), template)
+        self._primary, public = made[0], made[1]
         self._name = bytes(public.get_name())
+
+    def _flush_leftovers(self) -> None:
+        """Objects of a signer that was killed: the kernel's resource manager drops them with its connection, a bare TPM keeps them."""
+        _, found = self._context.get_capability(TPM2_CAP.HANDLES, int(TPM2_HC.TRANSIENT_FIRST), TRANSIENT_MAX)
+        for handle in found.data.handles:
+            self._context.flush_context(self._context.tr_from_tpmpublic(handle))
 
     def _disconnect(self) -> None:
         context, self._context, self._primary, self._loaded = self._context, None, None, {}

@@ -1,7 +1,7 @@
 """What the other processes say to the signer: its operations' requests and answers.
 
 Pure. The operations and who may call them stand in `appliance.topology`. Key labels: `seal/<CLASS>/<CODE>` for each member, `tls-peer`,
-`tls-internal`, `tls-report`, `log`.
+`tls-internal`, `tls-report`, `log`. A renewed key has its version behind it (`tls-peer/2`); who only uses keys never says versions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 CHAIN, MESSAGE = "chain", "message"
+IN_FORCE, COMING, FORMER = "in_force", "coming", "former"
 
 
 class SealRequest(msgspec.Struct, array_like=True):
@@ -34,10 +35,27 @@ class HandshakeRequest(msgspec.Struct, array_like=True):
 
     label: str
     digest: bytes
+    certificate_sha256: bytes = b""
+    """Of the certificate that the handshake shows: its key signs, also after a newer one came into force. Empty: the one in force."""
+
+
+class KeyVersion(msgspec.Struct, array_like=True):
+    """One key of a label: the first one, or one that a renewal made. `state`: IN_FORCE, COMING (newer) or FORMER."""
+
+    label: str
+    state: str
+    algorithm: str
+    public_key: bytes
+    certificates: list[bytes]
+    """DER, the one in force first."""
+    uses: int
 
 
 class KeyRecord(msgspec.Struct, array_like=True):
-    """A key as `list_keys` shows it. `certificates`: DER, the one in force first; empty until one is imported."""
+    """A label's keys as `list_keys` shows them; algorithm and public key are those of the key in force.
+
+    `certificates`: DER, of all its keys, the one in force first; empty until one is imported.
+    """
 
     label: str
     use: str
@@ -48,6 +66,7 @@ class KeyRecord(msgspec.Struct, array_like=True):
     """SubjectPublicKeyInfo, DER."""
     certificates: list[bytes]
     uses: int
+    versions: list[KeyVersion] = []
 
 
 class TokenStatus(msgspec.Struct, array_like=True):
@@ -63,7 +82,7 @@ class TokenStatus(msgspec.Struct, array_like=True):
 
 
 class KeyRequest(msgspec.Struct, array_like=True):
-    """`generate_key`, `delete_key`: by label."""
+    """`generate_key`, `delete_key`, `renew_key`, `switch_key`: by label; the last and `delete_key` take one with its version."""
 
     label: str
     algorithm: str = "EC-P256"

@@ -134,6 +134,8 @@ ROWS: dict[str, Row] = {
     "key.not_granted": _UNSEALED,
     "key.certificate_unfit": _UNSEALED,
     "key.no_certificate": _UNSEALED,
+    "key.not_ready": _UNSEALED,
+    "key.not_yet_usable": _UNSEALED,
     "key.subject_malformed": _UNSEALED,
     "seal.content_malformed": _UNSEALED,
     "seal.signing_time": _UNSEALED,

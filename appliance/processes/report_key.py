@@ -5,6 +5,7 @@ The handshake's signature is asked from the signer: this process holds no privat
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -43,10 +44,11 @@ def report_key_loader(state: Path) -> Callable[[], Awaitable[KeyLoader]]:
         if not certificates:
             raise EnrolmentMissingError(f"certificate.{LABEL}")
         chain = [certificates[0], *issuers(state / ISSUERS)]
+        shown = hashlib.sha256(chain[0]).digest()
         handshakes = BlockingClient(channel_path(state, "signer", "reporter"))
 
         def sign(digest: bytes) -> bytes:
-            signature: bytes = handshakes.call("sign_handshake", HandshakeRequest(LABEL, digest), bytes)
+            signature: bytes = handshakes.call("sign_handshake", HandshakeRequest(LABEL, digest, shown), bytes)
             return signature
 
         def load(context: ssl.SSLContext) -> None:

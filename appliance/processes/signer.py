@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appliance.clock import Clock, SystemClock
 from appliance.errors import RefusedError, XacbeError
 from appliance.hsm import keyring, pin, pkcs10, service, token
 from appliance.hsm.audit_trail import AuditTrail
 from appliance.hsm.certificates import CertificateStore
+from appliance.hsm.key_book import KeyBook
 from appliance.hsm.makers import open_token
 from appliance.hsm.memory import protect_memory
 from appliance.hsm.service import ACT, HANDSHAKE, SEAL
-from appliance.hsm.token import KeyMissingError, Token, TokenAbsentError, TokenFacts, TokenKey
+from appliance.hsm.token import Token, TokenAbsentError, TokenFacts, TokenKey
 from appliance.hsm.token_thread import TokenThread
 from appliance.hsm.wire import (
     CertificateImport,
@@ -37,6 +36,7 @@ from appliance.hsm.wire import (
     HandshakeRequest,
     KeyRecord,
     KeyRequest,
+    KeyVersion,
     PinRequest,
     SealReply,
     SealRequest,
@@ -77,15 +77,14 @@ class Signer:
     def __init__(
         self, state: Path, settings: SignerSettings, held: Token, store: CertificateStore, clock: Clock, log: logging.Logger
     ) -> None:
-        self._state, self._settings, self._token, self._certificates = state, settings, held, store
+        self._state, self._settings, self._token = state, settings, held
+        self._book = KeyBook(state / "keys", store)
         self._clock, self._log = clock, log
         self._thread = TokenThread(settings.queue_max, clock)
         self._audit = AuditTrail(state, "signer")
         self._refused_pin = pin.RefusedPin(state / "keys")
         self._facts = TokenFacts(settings.token, settings.token_label, settings.token_serial, token.ABSENT)
         self._pin_noted = False
-        self._keys: dict[str, TokenKey] = {}
-        self._uses: Counter[str] = Counter()
         self._uses_audited: Counter[str] = Counter()
         self._counters: Counter[str] = Counter()
         self._look_now = asyncio.Event()
@@ -110,8 +109,8 @@ class Signer:
     def describe(self) -> tuple[list[str], dict[str, int], dict[str, str]]:
         """For the supervisor: what is waited for, counters, facts."""
         waits_for = [] if self._facts.state == token.READY else ["token"]
-        counters = {"signatures": self._uses.total(), "audit.dropped": self._audit.dropped, **self._counters}
-        return waits_for, counters, {"token": self._facts.state, "token_serial": self._facts.serial, "keys": str(len(self._keys))}
+        counters = {"signatures": self._book.uses.total(), "audit.dropped": self._audit.dropped, **self._counters}
+        return waits_for, counters, {"token": self._facts.state, "token_serial": self._facts.serial, "keys": str(len(self._book))}
 
     def _handlers(self) -> dict[str, Handler]:
         handlers: dict[str, Handler] = {
@@ -123,6 +122,8 @@ class Signer:
             "request_certificate": self._request_certificate,
             "import_certificate": self._import_certificate,
             "delete_key": self._delete_key,
+            "renew_key": self._renew_key,
+            "switch_key": self._switch_key,
             "unlock": self._unlock,
             "change_pin": self._change_pin,
         }
@@ -149,8 +150,10 @@ class Signer:
         request = msgspec.msgpack.decode(payload, type=SealRequest)
         label = keyring.seal_label(request.member)
         keyring.check_seal(caller, label)
-        key, now_us = self._usable(label), self._clock.now_us()
-        certificate = certificates.der(self._certificates.in_force(label, now_us))
+        self._require_ready()
+        now_us = self._clock.now_us()
+        key = self._book.in_force(label, now_us)
+        certificate = certificates.der(self._book.certificates.in_force(key.label, now_us))
         prepared = service.prepare_seal(request, certificate, key.algorithm, now_us)
         digest = hashlib.sha512(prepared.to_sign).digest()
         signature = await self._signature(key, digest, "sha512", SEAL)
@@ -160,7 +163,9 @@ class Signer:
         request = msgspec.msgpack.decode(payload, type=HandshakeRequest)
         keyring.check_handshake(caller, request.label)
         hash_name = service.handshake_hash(request.digest)
-        return await self._signature(self._usable(request.label), request.digest, hash_name, HANDSHAKE)
+        self._require_ready()
+        key = self._book.of_certificate(request.label, request.certificate_sha256, self._clock.now_us())
+        return await self._signature(key, request.digest, hash_name, HANDSHAKE)
 
     async def _signature(self, key: TokenKey, digest: bytes, hash_name: str, urgency: int) -> bytes:
         """Signs and verifies on the token thread; nothing unverified comes back."""
@@ -171,7 +176,7 @@ class Signer:
             return made
 
         signature = await self._at_token(urgency, sign, self._settings.sign_s_max)
-        self._uses[key.label] += 1
+        self._book.uses[key.label] += 1
         self._signed_at_s = self._clock.monotonic_s()
         return signature
 
@@ -184,8 +189,8 @@ class Signer:
             self._look_now.set()
             raise
 
-    def _usable(self, label: str) -> TokenKey:
-        """The key, where the token is ready. Raises by the token's state, or KeyMissingError."""
+    def _require_ready(self) -> None:
+        """Raises by the token's state, so that every caller hears what is the matter and no turn is spent."""
         match self._facts.state:
             case token.ABSENT:
                 raise TokenAbsentError(f"no token {self._facts.label or self._facts.serial}")
@@ -195,48 +200,54 @@ class Signer:
                 raise token.PinRejectedError(self._facts.tries_left)
             case token.PIN_LOCKED:
                 raise token.PinLockedError("the token is locked")
-        if label not in self._keys:
-            raise KeyMissingError(label)
-        return self._keys[label]
 
     # What is shown
 
     async def _list_keys(self, caller: str, payload: bytes) -> list[KeyRecord]:
-        """Also while the token is away: then the keys that have certificates."""
-        return [self._record(label) for label in sorted({*self._keys, *self._certificates.labels()})]
-
-    def _record(self, label: str) -> KeyRecord:
-        found = self._certificates.of(label, self._clock.now_us())
-        key = self._keys.get(label)
-        public_key = key.public_key if key else _public_key(found[0])
-        ders = [certificates.der(certificate) for certificate in found]
-        algorithm = key.algorithm if key else service.algorithm_of(found[0])
-        return KeyRecord(label, keyring.use_of(label), algorithm, public_key, ders, self._uses[label])
+        return self._book.records(self._clock.now_us())
 
     async def _token_status(self, caller: str, payload: bytes) -> TokenStatus:
         facts = self._facts
         stalled = self._thread.at_token_s() > self._settings.sign_s_max and facts.state == token.READY
         state = token.ABSENT if stalled else facts.state
-        return TokenStatus(facts.maker, facts.label, facts.serial, state, facts.tries_left, self._uses.total(), self._thread.waiting)
+        return TokenStatus(facts.maker, facts.label, facts.serial, state, facts.tries_left, self._book.uses.total(), self._thread.waiting)
 
     # Acts of persons: recorded before they happen
 
     async def _generate_key(self, caller: str, payload: bytes) -> KeyRecord:
         request = msgspec.msgpack.decode(payload, type=KeyRequest)
-        keyring.use_of(request.label)
-        token.check_algorithm(request.algorithm)
-        facts = {"by": caller, "label": request.label, "algorithm": request.algorithm}
+        if keyring.role_of(request.label) != request.label:
+            raise keyring.LabelError(f"{request.label}: a key with a version is made by a renewal")
+        return await self._generate(caller, request.label, request.algorithm)
+
+    async def _renew_key(self, caller: str, payload: bytes) -> KeyVersion:
+        """A new key beside the one in force, or the one that an earlier renewal left; nothing uses it yet."""
+        request = msgspec.msgpack.decode(payload, type=KeyRequest)
+        role = keyring.role_of(request.label)
+        self._require_ready()
+        coming = self._book.coming(role, self._clock.now_us())
+        label = coming.label if coming else self._book.next_label(role)
+        record = self._record(role) if coming else await self._generate(caller, label, request.algorithm)
+        return next(version for version in record.versions if version.label == label)
+
+    async def _generate(self, caller: str, label: str, algorithm: str) -> KeyRecord:
+        token.check_algorithm(algorithm)
+        facts = {"by": caller, "label": label, "algorithm": algorithm}
         await self._audit.require("key.generation_asked", facts)
-        made = await self._act(lambda: self._token.generate(request.label, request.algorithm))
-        self._keys[made.label] = made
+        made = await self._act(lambda: self._token.generate(label, algorithm))
+        self._book.add(made)
         fingerprint = hashlib.sha256(made.public_key).hexdigest()
         self._audit.later("key.generated", {**facts, "public_key_sha256": fingerprint})
-        return self._record(made.label)
+        return self._record(label)
+
+    def _record(self, label: str) -> KeyRecord:
+        return self._book.record(keyring.role_of(label), self._clock.now_us())
 
     async def _request_certificate(self, caller: str, payload: bytes) -> bytes:
         request = msgspec.msgpack.decode(payload, type=CertificateRequest)
         keyring.use_of(request.label)
-        key = self._usable(request.label)
+        self._require_ready()
+        key = self._book.key(request.label)
 
         def sign(hash_name: str, to_be_signed: bytes) -> bytes:
             digest = hashlib.new(hash_name, to_be_signed).digest()
@@ -245,21 +256,33 @@ class Signer:
             return made
 
         made = await self._act(lambda: pkcs10.request(key.label, key.algorithm, key.public_key, request.subject, request.names, sign))
-        self._uses[key.label] += 1
+        self._book.uses[key.label] += 1
         self._audit.later("key.certificate_requested", {"by": caller, "label": key.label})
         return made
 
     async def _import_certificate(self, caller: str, payload: bytes) -> KeyRecord:
+        """The certificate finds its key among those of the label; one of a key that is not in force changes nothing until the switch."""
         request = msgspec.msgpack.decode(payload, type=CertificateImport)
         keyring.use_of(request.label)
-        key = self._usable(request.label)
-        service.check_certificate(request.certificate, request.label, key.public_key)
+        self._require_ready()
+        key = self._book.of_public_key(request.label, service.public_key_of(request.certificate))
+        service.check_certificate(request.certificate, key.label, key.public_key)
         certificate = certificates.read(request.certificate)
         fingerprint = hashlib.sha256(request.certificate).hexdigest()
-        facts = {"by": caller, "label": request.label, "certificate_sha256": fingerprint}
+        facts = {"by": caller, "label": key.label, "certificate_sha256": fingerprint}
         await self._audit.require("key.certificate_import_asked", facts)
-        self._certificates.add(request.label, certificate)
+        self._book.certificates.add(key.label, certificate)
         self._audit.later("key.certificate_imported", facts)
+        return self._record(key.label)
+
+    async def _switch_key(self, caller: str, payload: bytes) -> KeyRecord:
+        request = msgspec.msgpack.decode(payload, type=KeyRequest)
+        now_us = self._clock.now_us()
+        self._book.check_switch(request.label, now_us)
+        facts = {"by": caller, "label": request.label}
+        await self._audit.require("key.switch_asked", facts)
+        self._book.switch(request.label)
+        self._audit.later("key.switched", facts)
         return self._record(request.label)
 
     async def _delete_key(self, caller: str, payload: bytes) -> None:
@@ -268,8 +291,7 @@ class Signer:
         facts = {"by": caller, "label": request.label}
         await self._audit.require("key.deletion_asked", facts)
         await self._act(lambda: self._token.delete(request.label))
-        self._keys.pop(request.label, None)
-        self._certificates.remove(request.label)
+        self._book.remove(request.label)
         self._audit.later("key.deleted", facts)
 
     async def _unlock(self, caller: str, payload: bytes) -> None:
@@ -334,7 +356,7 @@ class Signer:
             facts = await self._thread.run(ACT, self._token.check, LOOK_S_MAX)
             if facts.state == token.READY and (self._facts.state, self._facts.serial) != (token.READY, facts.serial):
                 found = await self._act(self._token.keys)
-                self._keys = {key.label: key for key in found if _is_ours(key.label)}
+                self._book.take(found)
         except token.TokenBusyError:
             return  # it signs, or it hangs: at_token_s tells
         except XacbeError as error:
@@ -365,21 +387,9 @@ class Signer:
             self._tell_uses()
 
     def _tell_uses(self) -> None:
-        for label, uses in (self._uses - self._uses_audited).items():
-            self._audit.later("key.used", {"label": label, "uses": str(uses), "uses_since_start": str(self._uses[label])})
-        self._uses_audited = self._uses.copy()
-
-
-def _is_ours(label: str) -> bool:
-    try:
-        keyring.use_of(label)
-    except keyring.LabelError:
-        return False  # a key of somebody else on the same token
-    return True
-
-
-def _public_key(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for label, uses in (self._book.uses - self._uses_audited).items():
+            self._audit.later("key.used", {"label": label, "uses": str(uses), "uses_since_start": str(self._book.uses[label])})
+        self._uses_audited = self._book.uses.copy()
 
 
 async def _serve(state: Path, log: logging.Logger, memory: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ The private keys stay in the token: a context holds a certificate and a callback
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import ssl
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from appliance.net import tls, token_key
 from appliance.trust.global_configuration import SharedParameters
 
 PEER_KEY, INTERNAL_KEY = "tls-peer", "tls-internal"
-LOOK_S, RETRY_S = 15.0, 0.5
+LOOK_S, RETRY_S = 5.0, 0.5
 """How soon a renewed certificate is used, and how often a missing signer is asked again."""
 
 
@@ -41,6 +42,7 @@ class Contexts:
         self._anchors: tuple[bytes, ...] = ()
         self._server: ssl.SSLContext | None = None
         self._client: ssl.SSLContext | None = None
+        self._shown: bytes | None = None
         self._https: ssl.SSLContext | None = None
         self.peer_ready, self.https_ready = asyncio.Event(), asyncio.Event()
 
@@ -54,9 +56,8 @@ class Contexts:
         return _present(self._https)
 
     def own_certificate(self) -> bytes | None:
-        """Our authentication certificate, DER: its OCSP response goes with every message."""
-        chain = self._chains.get(PEER_KEY)
-        return chain[0] if chain else None
+        """Our authentication certificate, DER, that the newest context towards peers shows: its OCSP response goes with every message."""
+        return self._shown
 
     def configuration_changed(self, shared: SharedParameters | None) -> None:
         anchors = tuple(sorted(certificates.der(ca.certificate) for ca in shared.cas)) if shared else ()
@@ -92,6 +93,7 @@ class Contexts:
             return
         self._server = tls.peer_server_context(self._anchors, loader, foreign=self._foreign)
         self._client = tls.peer_client_context(self._anchors, loader, foreign=self._foreign)
+        self._shown = self._chains[PEER_KEY][0]
         self.peer_ready.set()
         event(self._log, logging.INFO, "tls.peer_context_made", anchors=len(self._anchors))
 
@@ -104,8 +106,12 @@ class Contexts:
         self.https_ready.set()
 
     def _loader(self, label: str) -> Callable[[ssl.SSLContext], None] | None:
+        """The context's key is the one of its certificate for as long as the context lives, whatever comes into force meanwhile."""
         chain = self._chains.get(label)
-        return partial(token_key.use_token_key, chain=chain, sign=self._sign[label]) if chain else None
+        if not chain:
+            return None
+        sign = partial(self._sign[label], certificate_sha256=hashlib.sha256(chain[0]).digest())
+        return partial(token_key.use_token_key, chain=chain, sign=sign)
 
 
 def _present(context: ssl.SSLContext | None) -> ssl.SSLContext:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 from collections.abc import Sequence
 
 from appliance.clock import Clock
@@ -72,11 +73,12 @@ class PeerLink:
     ) -> ClientConnection:
         boundary = transport_protocol.message_boundary(os.urandom(30))
         body, seal = request.body, request.seal
-        begin = transport_protocol.prologue(boundary, REST_REQUEST, request.head, ocsp=self._own_evidence(), with_body=body is not None)
+        context, ocsp = self._contexts.peer_client_context(), self._own_evidence()  # of one moment: the proof is of what the context shows
+        begin = transport_protocol.prologue(boundary, REST_REQUEST, request.head, ocsp=ocsp, with_body=body is not None)
         end = transport_protocol.epilogue(boundary, seal.signature, seal.chain_result, seal.chain)
         size = len(begin) + (body.size if body else 0) + len(end)
         for _ in range(TRIES):
-            connection = await self._believed(servers, provider, shared)
+            connection = await self._believed(servers, provider, shared, context)
             head = _envelope(connection, boundary, request_id, size)
             whole = body is None or body.inline is not None
             try:
@@ -119,14 +121,15 @@ class PeerLink:
 
     # Whom we talk to
 
-    async def _believed(self, servers: Sequence[SecurityServer], provider: ClientId, shared: SharedParameters) -> ClientConnection:
+    async def _believed(
+        self, servers: Sequence[SecurityServer], provider: ClientId, shared: SharedParameters, context: ssl.SSLContext
+    ) -> ClientConnection:
         """A connection whose other end has passed the three-part check now, kept or fresh."""
         addresses = [(server.address, self._peer_port) for server in servers if server.address]
 
         async def check(peer: Peer) -> None:
             await self._check(peer, provider, shared)
 
-        context = self._contexts.peer_client_context()
         connection = await self._dialer.acquire(addresses, "peer", context=context, check=check)
         try:
             await self._check(connection.peer, provider, shared)

@@ -49,8 +49,11 @@ class LabError(UnavailableError):
     kind = "lab.failed"
 
 
-def up(directory: Path, count: int, token: str, base: str, relays: int, say: Say) -> dict[str, Any]:
-    """Brings a laboratory up in `directory`; returns the document of `lab.json`. Raises LabError, AddressError."""
+def up(directory: Path, count: int, token: str, base: str, relays: int, say: Say, *, settings: str = "") -> dict[str, Any]:
+    """Brings a laboratory up in `directory`; returns the document of `lab.json`. `settings`: more sections for every box.toml.
+
+    Raises LabError, AddressError.
+    """
     if status(directory) is not None:
         raise LabError(f"a laboratory runs already in {directory}")
     if token not in box_token.KINDS:
@@ -73,7 +76,7 @@ def up(directory: Path, count: int, token: str, base: str, relays: int, say: Say
     for box in boxes:
         layout.make_state(box)
         token_units, signer = box_token.prepare(memory["token"], box)
-        (box.state / "box.toml").write_text(layout.settings_text(box, centre_address, signer))
+        (box.state / "box.toml").write_text(layout.settings_text(box, centre_address, signer) + settings)
         units += token_units
         units += layout.box_units(box, memory["relays"])
     (directory / keeper.PLAN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(Plan(units)), indent=1))

@@ -39,3 +39,24 @@ def test_keys_that_the_plan_does_not_have_have_no_use() -> None:
             keyring.use_of(label)
     with pytest.raises(LabelError):
         keyring.seal_label("tls-peer")
+
+
+def test_a_renewed_key_has_the_use_of_its_label_and_a_name_that_no_other_key_has() -> None:
+    renewed = {"tls-peer/2": "tls-peer", "seal/MUN/TULUM/3": "seal/MUN/TULUM", "log/999": "log"}
+    assert {label: keyring.role_of(label) for label in renewed} == renewed
+    assert [keyring.use_of(label) for label in renewed] == ["tls", "seal", "log"]
+    assert [keyring.version_of(label) for label in (*renewed, "log", "seal/MUN/2")] == [2, 3, 999, 1, 1]
+    assert keyring.versioned("tls-peer", 1) == "tls-peer"
+    assert keyring.versioned("tls-peer", 2) == "tls-peer/2"
+    for label in ("tls-peer/1", "tls-peer/0", "tls-peer/02", "tls-peer/1000", "tls-peer/2/2", "seal/MUN/TULUM/1", "seal/MUN/TULUM/x"):
+        with pytest.raises(LabelError):
+            keyring.use_of(label)
+    with pytest.raises(LabelError):
+        keyring.versioned("tls-peer", 1000)
+
+
+def test_who_uses_keys_never_chooses_the_version() -> None:
+    with pytest.raises(LabelError):
+        keyring.seal_label("MUN/TULUM/2")
+    with pytest.raises(KeyNotGrantedError):
+        keyring.check_handshake("relay", "tls-peer/2")

@@ -24,6 +24,7 @@ from appliance.hsm.wire import (
     HandshakeRequest,
     KeyRecord,
     KeyRequest,
+    KeyVersion,
     PinRequest,
     SealReply,
     SealRequest,
@@ -321,6 +322,41 @@ async def test_the_newest_valid_certificate_is_in_force_and_survives_a_restart(t
         (record,) = await box.client("relay").call("list_keys", None, list[KeyRecord])
         assert record.certificates == [renewed, key.certificates[0]]
         assert (await seal(box)).certificate == renewed
+
+
+@pytest.mark.case("T17")
+@on_loop
+async def test_a_key_is_renewed_beside_the_old_one_and_both_sign_what_shows_them(token_process: TokenProcess, tmp_path: Path) -> None:
+    async with signer_box(tmp_path / "box", token_process.plan) as box:
+        console, relay = box.client("console"), box.client("relay")
+        old = await box.with_key("tls-peer")
+        assert await refusal(box, "console", "generate_key", KeyRequest("tls-peer/2")) == "key.label_unknown"
+        assert await refusal(box, "console", "renew_key", KeyRequest("tls-internal")) == "token.key_missing"
+        made = await console.call("renew_key", KeyRequest("tls-peer"), KeyVersion)
+        assert (made.label, made.state) == ("tls-peer/2", "coming")
+        assert (await console.call("renew_key", KeyRequest("tls-peer"), KeyVersion)).label == "tls-peer/2"
+        assert await refusal(box, "console", "switch_key", KeyRequest("tls-peer/2")) == "key.not_ready"
+        renewed = parts.certificate_for(made.public_key, client=True)
+        await console.call("import_certificate", CertificateImport("tls-peer", renewed), KeyRecord)
+        digest = parts.digest_of(b"transcript", "sha256")
+
+        async def signed(shown: bytes) -> bytes:
+            request = HandshakeRequest("tls-peer", digest, hashlib.sha256(shown).digest())
+            signature: bytes = await relay.call("sign_handshake", request, bytes)
+            return signature
+
+        parts.verify(old.public_key, await relay.call("sign_handshake", HandshakeRequest("tls-peer", digest), bytes), digest, "sha256")
+        await console.call("switch_key", KeyRequest("tls-peer/2"), KeyRecord)
+        parts.verify(made.public_key, await relay.call("sign_handshake", HandshakeRequest("tls-peer", digest), bytes), digest, "sha256")
+        parts.verify(old.public_key, await signed(old.certificates[0]), digest, "sha256")
+        parts.verify(made.public_key, await signed(renewed), digest, "sha256")
+        (record,) = await relay.call("list_keys", None, list[KeyRecord])
+        assert record.certificates == [renewed, old.certificates[0]]
+        box.kill()
+        box.start()
+        await box.until_state("ready")
+        parts.verify(made.public_key, await relay.call("sign_handshake", HandshakeRequest("tls-peer", digest), bytes), digest, "sha256")
+        await box.until_audited("key.switch_asked", "key.switched")
 
 
 @on_loop

@@ -1,0 +1,143 @@
+"""The two halves of `xacbe key renew`: new keys and one request file for CEIQROO; its answer imported, waited for, switched to.
+
+A key is switched to only when its new certificate can be used everywhere: a seal needs an OCSP response for it, and a peer believes a TLS
+certificate whose hash is in its global configuration. Until then the old one goes on; stopped half-way, the command is given again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from appliance import configuration_files, durable, settings
+from appliance.commands.verbs import read_file
+from appliance.errors import RefusedError, UnavailableError, XacbeError
+from appliance.hsm import keyring
+from appliance.hsm.wire import CertificateImport, CertificateRequest, KeyRecord, KeyRequest, KeyVersion
+from appliance.model.identifiers import ClientId, ServerId
+from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.settings import BoxSettings, TrustAgentSettings
+from appliance.texts import text
+from appliance.topology import CONSOLE
+from appliance.trust.wire import TrustStatus
+
+LOOK_S = 0.5
+PEERS_MARGIN_S = 5.0
+"""Peers fetch the configuration as often as we do; this much later than that the slowest one has it."""
+
+
+class RenewalFileError(RefusedError):
+    """Not CEIQROO's answer to this renewal."""
+
+    kind = "command.renewal_file"
+
+
+class NotYetUsableError(UnavailableError):
+    """The new certificate is in the token's book but cannot be used everywhere yet; the old one stays in force."""
+
+    kind = "key.not_yet_usable"
+
+
+class Answer(msgspec.Struct):
+    """What `ceiqroo enrolment renew` wrote: certificates in base64 DER by label."""
+
+    certificates: dict[str, str]
+
+
+def request(state: Path, signer: BlockingClient, labels: Sequence[str], subjects: dict[str, list[tuple[str, str]]], out: Path) -> list[str]:
+    """Makes a new key for each label (or goes on with one made before) and writes the request; returns the keys' names in the token."""
+    present = {key.label: key for key in signer.call("list_keys", None, list[KeyRecord])}
+    made: dict[str, KeyVersion] = {}
+    requests = {}
+    for label in labels:
+        algorithm = present[label].algorithm if label in present else "EC-P256"
+        made[label] = signer.call("renew_key", KeyRequest(label, algorithm), KeyVersion)
+        der = signer.call("request_certificate", CertificateRequest(made[label].label, subjects[label], []), bytes)
+        requests[label] = base64.b64encode(der).decode()
+    document = {"server": str(_server(state)), "requests": requests}
+    durable.write_file(out, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n", 0o644)
+    return [version.label for version in made.values()]
+
+
+def install(state: Path, signer: BlockingClient, labels: Sequence[str], file: Path, wait_s_max: float) -> dict[str, str]:
+    """Imports, waits until each certificate can be used, switches. Returns SHA-256 by label. Raises NotYetUsableError, RenewalFileError."""
+    certificates = _certificates(file, labels)
+    for label, der in certificates.items():
+        signer.call("import_certificate", CertificateImport(label, der), KeyRecord)
+    deadline = time.monotonic() + wait_s_max
+    readiness = _Readiness(state)
+    waiting = dict(certificates)
+    while waiting:
+        usable = [label for label, der in waiting.items() if readiness.usable(label, der)]
+        for label in usable:
+            signer.call("switch_key", KeyRequest(_of_certificate(signer, label, waiting.pop(label))), KeyRecord)
+        if waiting and time.monotonic() > deadline:
+            raise NotYetUsableError(text("key.not_yet_usable", labels=", ".join(waiting)))
+        if waiting:
+            time.sleep(LOOK_S)
+    return {label: hashlib.sha256(der).hexdigest() for label, der in certificates.items()}
+
+
+class _Readiness:
+    """Whether a certificate can be used everywhere, as far as this box can know."""
+
+    def __init__(self, state: Path) -> None:
+        self._state, self._server = state, _server(state)
+        self._trust = BlockingClient(channel_path(state, "trust_agent", CONSOLE), 10.0)
+        self._peers_s = settings.load(state, TrustAgentSettings).configuration_fetch_interval_s + PEERS_MARGIN_S
+        self._registered_since_s: dict[bytes, float] = {}
+
+    def usable(self, label: str, der: bytes) -> bool:
+        """Keys towards this box's own systems, the broker and the log need nothing of others."""
+        digest = hashlib.sha256(der).digest()
+        if keyring.use_of(label) == keyring.SEAL:
+            return self._has_evidence(digest)
+        if label == keyring.TLS_PEER:
+            return self._peers_know(digest) and self._has_evidence(digest)
+        return True
+
+    def _has_evidence(self, digest: bytes) -> bool:
+        try:
+            status: TrustStatus = self._trust.call("trust_status", None, TrustStatus)
+        except UnavailableError:
+            return False
+        return any(one.certificate_sha256 == digest for one in status.evidence)
+
+    def _peers_know(self, digest: bytes) -> bool:
+        """Registered for this box in the configuration in force here, for longer than a peer takes to fetch it."""
+        try:
+            loaded = configuration_files.load_directory(self._state / "trust" / "configuration")
+        except XacbeError:
+            return False  # being replaced, or none yet: looked at again
+        found = loaded.shared[loaded.instance].server_by_auth_hash(digest)
+        if found is None or found.id != self._server:
+            self._registered_since_s.pop(digest, None)
+            return False
+        since_s = self._registered_since_s.setdefault(digest, time.monotonic())
+        return time.monotonic() - since_s > self._peers_s
+
+
+def _certificates(file: Path, labels: Sequence[str]) -> dict[str, bytes]:
+    try:
+        answer = msgspec.json.decode(read_file(file), type=Answer)
+        return {label: base64.b64decode(answer.certificates[label], validate=True) for label in labels}
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, binascii.Error, ValueError) as error:
+        raise RenewalFileError(f"{file}: {error}") from None
+
+
+def _of_certificate(signer: BlockingClient, label: str, der: bytes) -> str:
+    """The key's name in the token."""
+    records: list[KeyRecord] = signer.call("list_keys", None, list[KeyRecord])
+    versions = (version for record in records if record.label == label for version in record.versions)
+    return next(version.label for version in versions if der in version.certificates)
+
+
+def _server(state: Path) -> ServerId:
+    box = settings.load(state, BoxSettings)
+    return ServerId(ClientId(box.instance, box.member_class, box.member_code), box.server_code)
