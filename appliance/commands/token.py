@@ -6,9 +6,10 @@ import argparse
 import getpass
 import sys
 
-from appliance.commands.verbs import add_verb, done, print_json, printable
+from appliance import settings
+from appliance.commands.verbs import add_verb, catalogued, done, print_json, print_table, printable
 from appliance.errors import RefusedError
-from appliance.hsm.wire import PinRequest, TokenStatus
+from appliance.hsm.wire import PinRequest, TokenInit, TokenListed, TokenStatus
 from appliance.net.local_sockets import BlockingClient, channel_path
 from appliance.texts import text
 from appliance.topology import CONSOLE
@@ -32,6 +33,9 @@ class PinsDifferError(RefusedError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_verb(verbs, "show", "token.show")
+    add_verb(verbs, "list", "token.list")
+    init = add_verb(verbs, "init", "token.init")
+    init.add_argument("--yes", action="store_true", help=text("token.yes"))
     add_verb(verbs, "status", "token.status")
     add_verb(verbs, "login", "token.login")
     add_verb(verbs, "unlock", "token.login")
@@ -43,6 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     match arguments.verb:
         case "show" | "status":
             return _show(arguments, signer.call("token_status", None, TokenStatus))
+        case "list":
+            return _list(arguments, signer.call("list_tokens", None, list[TokenListed]))
+        case "init":
+            return _init(arguments, signer)
         case "change-pin":
             old, new = _pin("token.pin"), _pin("token.new_pin")
             if sys.stdin.isatty() and new != _pin("token.new_pin_again"):
@@ -51,6 +59,33 @@ def run(arguments: argparse.Namespace) -> int:
             return done(arguments, "token.pin_changed")
     signer.call("unlock", PinRequest(_pin("token.pin")))
     return done(arguments, "token.logged_in")
+
+
+def _list(arguments: argparse.Namespace, found: list[TokenListed]) -> int:
+    if arguments.json:
+        print_json(found)
+        return 0
+    heads = [text(f"token.head.{name}") for name in ("maker", "label", "serial", "model", "state", "chosen")]
+    chosen = text("token.chosen")
+    rows = [
+        [one.maker, one.label, one.serial, one.model, catalogued("token_state", one.state), chosen if one.chosen else ""] for one in found
+    ]
+    print_table(heads, rows, "token.none")
+    return 0
+
+
+def _init(arguments: argparse.Namespace, signer: BlockingClient) -> int:
+    """PINs are typed or piped: the SO PIN, then (attended mode) the PIN. A TPM and keys in software have none: nothing is asked."""
+    of_settings = settings.load(arguments.state, settings.SignerSettings)
+    so_pin = new = ""
+    if of_settings.token == "pkcs11":  # noqa: S105  a kind of token, no secret
+        so_pin = _pin("token.so_pin")
+        if of_settings.pin_mode == "attended":
+            new = _pin("token.new_pin")
+            if sys.stdin.isatty() and new != _pin("token.new_pin_again"):
+                raise PinsDifferError(text("token.pins_differ"))
+    signer.call("init_token", TokenInit(so_pin, new, arguments.yes))
+    return done(arguments, "token.initialised")
 
 
 def _show(arguments: argparse.Namespace, status: TokenStatus) -> int:

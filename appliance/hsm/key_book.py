@@ -60,6 +60,11 @@ class KeyBook:
             del self._chosen[role]
             self._write()
 
+    def forget(self) -> None:
+        """The token was erased: no key, so no certificate of one."""
+        for label in {*self._keys, *self.certificates.labels()}:
+            self.remove(label)
+
     def key(self, label: str) -> TokenKey:
         """By its label in the token. Raises KeyMissingError."""
         if label not in self._keys:

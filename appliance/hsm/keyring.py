@@ -10,11 +10,11 @@ import re
 
 from appliance.errors import RefusedError
 
-SEAL, TLS, LOG = "seal", "tls", "log"
+SEAL, TLS, LOG, WRAP = "seal", "tls", "log", "wrap"
 TLS_PEER, TLS_INTERNAL, TLS_REPORT = "tls-peer", "tls-internal", "tls-report"
 
 _SEAL_LABEL = re.compile(r"seal/[^/]{1,255}/[^/]{1,255}")
-_FIXED = {TLS_PEER: TLS, TLS_INTERNAL: TLS, TLS_REPORT: TLS, LOG: LOG}
+_FIXED = {TLS_PEER: TLS, TLS_INTERNAL: TLS, TLS_REPORT: TLS, LOG: LOG, WRAP: WRAP}
 
 _VERSION = re.compile(r"(.+)/([2-9]|[1-9][0-9]{1,2})")
 VERSIONS_MAX = 999
@@ -39,7 +39,7 @@ class KeyNotGrantedError(RefusedError):
 
 
 def use_of(label: str) -> str:
-    """SEAL, TLS or LOG, also of a renewed key. Raises LabelError for a label that is not in the box's plan."""
+    """SEAL, TLS, LOG or WRAP, also of a renewed key. Raises LabelError for a label that is not in the box's plan."""
     return _planned(role_of(label))
 
 

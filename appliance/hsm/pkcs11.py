@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, PKCS11Error, TokenFlag
 
 from appliance.errors import SettingsError
-from appliance.hsm import token
+from appliance.hsm import pkcs11_slots, token
+from appliance.hsm.pkcs11_slots import serial_of
 from appliance.hsm.socket_paths import reachable
 from appliance.hsm.token import (
     KeyExistsError,
@@ -35,6 +37,7 @@ from appliance.hsm.token import (
     TokenFacts,
     TokenKey,
     TokenLockedError,
+    TokenSeen,
 )
 
 SERVER_ADDRESS = "P11_KIT_SERVER_ADDRESS"
@@ -59,6 +62,7 @@ _NOT_MADE = (
 )
 """Errors that speak of the request; every other one means that the token, its session or its server is gone."""
 
+_OURS = (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY, ObjectClass.SECRET_KEY)
 _PRIVATE = {
     Attribute.TOKEN: True,
     Attribute.PRIVATE: True,
@@ -78,7 +82,7 @@ class Pkcs11Token:
         if address:
             scheme, _, path = address.partition("=")
             os.environ[SERVER_ADDRESS] = f"{scheme}={reachable(path)}"  # noqa: TID251  the module's own interface
-        self._module, self._label, self._serial = module, label, serial
+        self._module, self._label, self._serial, self._serial_given = module, label, serial, serial
         self._pin: str | None = None
         self._refusal: PinRejectedError | PinLockedError | None = None
         self._session: Any = None
@@ -100,6 +104,21 @@ class Pkcs11Token:
         except PKCS11Error as error:
             raise self._gone(error) from None
         self._pin = new_pin
+
+    def initialise(self, so_pin: str, pin: str) -> None:
+        """With the SO PIN that the token has, or gets. Logged in with the new PIN afterwards."""
+        self._forget_session()
+        self._pin, self._refusal = None, None
+        pkcs11_slots.initialise(self._module_anew(), self._module, self._label, self._serial, so_pin)
+        self._serial = self._serial_given  # initialising may give the token another serial number
+        pkcs11_slots.set_first_pin(self._find(), so_pin, pin)
+        self.login(pin)
+
+    def seen(self) -> Sequence[TokenSeen]:
+        module = self._module_anew() if self._session is None else pkcs11.lib(self._module)
+        found = pkcs11_slots.seen(module, self._label, self._serial)
+        ready = self._session is not None
+        return [replace(one, state=token.READY) if one.chosen and ready else one for one in found]
 
     def check(self) -> TokenFacts:
         """As the protocol says; never raises for what a state can say."""
@@ -125,7 +144,8 @@ class Pkcs11Token:
             self._private = self._load_private()
             found = self._session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY})
             public = {one[Attribute.LABEL]: one for one in found}
-            return [_record(label, public[label], made[1]) for label, made in self._private.items() if label in public]
+            pairs = [_record(label, public[label], made[1]) for label, made in self._private.items() if label in public]
+            return pairs + [TokenKey(label, token.HMAC_SHA256, b"") for label in self._secrets()]
         except PKCS11Error as error:
             raise self._gone(error) from None
 
@@ -134,6 +154,9 @@ class Pkcs11Token:
         if any(key.label == label for key in self.keys()):
             raise KeyExistsError(label)
         try:
+            if algorithm == token.HMAC_SHA256:
+                self._make_secret(label)
+                return TokenKey(label, algorithm, b"")
             public, private = self._pair(label, algorithm)
             if not private[Attribute.SENSITIVE] or private[Attribute.EXTRACTABLE]:
                 public.destroy()
@@ -162,12 +185,25 @@ class Pkcs11Token:
         except PKCS11Error as error:
             raise self._gone(error) from None
 
+    def mac(self, label: str, data: bytes) -> bytes:
+        self._require()
+        self._probe()
+        try:
+            key = self._secrets().get(label)
+            if key is None:
+                raise KeyMissingError(label)
+            return bytes(key.sign(data, mechanism=Mechanism.SHA256_HMAC))
+        except _NOT_MADE as error:
+            raise MechanismMissingError(f"{label}: {type(error).__name__}") from None
+        except PKCS11Error as error:
+            raise self._gone(error) from None
+
     def delete(self, label: str) -> None:
         self._require()
         self._probe()
         try:
             found = [*self._session.get_objects({Attribute.LABEL: label})]
-            mine = [one for one in found if one[Attribute.CLASS] in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)]
+            mine = [one for one in found if one[Attribute.CLASS] in _OURS]
             for one in mine:
                 one.destroy()
         except PKCS11Error as error:
@@ -200,7 +236,7 @@ class Pkcs11Token:
             raise self._refused(PinRejectedError(_tries_left(self._now()))) from None
         except PKCS11Error as error:
             raise self._gone(error) from None
-        self._serial = self._serial or _serial(found)  # another token of the same label is not ours
+        self._serial = self._serial or serial_of(found)  # another token of the same label is not ours
 
     def _find(self) -> Any:
         """The token, through a module initialised anew: a module keeps what it saw first, also that its server was away."""
@@ -210,12 +246,18 @@ class Pkcs11Token:
         if self._serial:
             wanted["token_serial"] = self._serial.encode()
         try:
-            module = pkcs11.lib(self._module)
-            module.reinitialize()
-            self._found = module.get_token(**wanted)
+            self._found = self._module_anew().get_token(**wanted)
         except (PKCS11Error, pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
             raise TokenAbsentError(f"no token {self._label or self._serial}: {type(error).__name__}") from None
         return self._found
+
+    def _module_anew(self) -> Any:
+        try:
+            module = pkcs11.lib(self._module)
+            module.reinitialize()
+        except PKCS11Error as error:
+            raise TokenAbsentError(f"the module does not answer: {type(error).__name__}") from None
+        return module
 
     def _now(self) -> Any:
         """The token's flags as they are now, after a refusal; what was seen before where it does not answer."""
@@ -229,7 +271,7 @@ class Pkcs11Token:
         Also before every search: the library's search cannot fail cleanly on a session that is gone.
         """
         try:
-            if _serial(self._found.slot.get_token()) != self._serial:
+            if serial_of(self._found.slot.get_token()) != self._serial:
                 raise self._gone(pkcs11.TokenNotPresent())
             for key, _ in self._private.values():
                 key[Attribute.CLASS]  # the question itself, its answer does not matter
@@ -264,6 +306,25 @@ class Pkcs11Token:
         known = ((one, _algorithm(one)) for one in found)
         return {one[Attribute.LABEL]: (one, algorithm) for one, algorithm in known if algorithm is not None}
 
+    def _secrets(self) -> dict[str, Any]:
+        found = self._session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.GENERIC_SECRET})
+        return {one[Attribute.LABEL]: one for one in found}
+
+    def _make_secret(self, label: str) -> None:
+        key = self._session.generate_key(
+            KeyType.GENERIC_SECRET,
+            token.SECRET_BYTES * 8,
+            id=_id(label),
+            label=label,
+            store=True,
+            capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+            mechanism=Mechanism.GENERIC_SECRET_KEY_GEN,
+            template=_PRIVATE,
+        )
+        if not key[Attribute.SENSITIVE] or key[Attribute.EXTRACTABLE]:
+            key.destroy()
+            raise MechanismMissingError("the token makes keys that can be read: it is not used")
+
     def _sign(self, label: str, digest: bytes, hash_name: str) -> bytes:
         if label not in self._private:
             self._private = self._load_private()  # made by other means meanwhile
@@ -278,7 +339,7 @@ class Pkcs11Token:
 
     def _pair(self, label: str, algorithm: str) -> tuple[Any, Any]:
         shared: dict[str, Any] = {
-            "id": hashlib.sha256(label.encode()).digest()[:16],
+            "id": _id(label),
             "label": label,
             "store": True,
             "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
@@ -291,6 +352,10 @@ class Pkcs11Token:
             curve = self._session.create_domain_parameters(KeyType.EC, named, local=True)
             made = curve.generate_keypair(**shared)
         return made[0], made[1]
+
+
+def _id(label: str) -> bytes:
+    return hashlib.sha256(label.encode()).digest()[:16]
 
 
 def _algorithm(key: Any) -> str | None:
@@ -315,10 +380,6 @@ def _record(label: str, public: Any, algorithm: str) -> TokenKey:
         key = ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[algorithm], public[Attribute.EC_POINT][-size:])
     encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     return TokenKey(label, algorithm, key.public_bytes(encoding, form))
-
-
-def _serial(found: Any) -> str:
-    return bytes(found.serial).decode("ascii", "replace").strip()
 
 
 def _tries_left(found: Any) -> int | None:

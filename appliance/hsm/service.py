@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from appliance.errors import RefusedError
 from appliance.hsm import keyring
 from appliance.hsm.token import DIGEST_BYTES, MechanismMissingError, WrongSignatureError
-from appliance.hsm.wire import CHAIN, MESSAGE, SealRequest
+from appliance.hsm.wire import CHAIN, MESSAGE, CheckpointRequest, SealRequest
 from appliance.model import certificates
 from appliance.seal import hash_chain, xades
 
@@ -52,6 +52,12 @@ class SigningTimeError(RefusedError):
     """The asked SigningTime is not now."""
 
     kind = "seal.signing_time"
+
+
+class CheckpointError(RefusedError):
+    """Not a checkpoint of a log."""
+
+    kind = "log.checkpoint_malformed"
 
 
 class CertificateUnfitError(RefusedError):
@@ -161,6 +167,15 @@ def _is_chain_result(content: bytes) -> bool:
     """Exactly the document that our batches write, with any digest."""
     inside = content[len(_HEAD) : len(content) - len(_TAIL)]
     return content == _HEAD + inside + _TAIL and _DIGEST_TEXT.fullmatch(inside) is not None
+
+
+def checkpoint_note(server: str, request: CheckpointRequest, now_us: int) -> bytes:
+    """What is signed for the log: text of our own making that is no seal and no handshake. Raises CheckpointError, SigningTimeError."""
+    if abs(request.at_us - now_us) > SIGNING_TIME_OFF_US_MAX:
+        raise SigningTimeError(f"the checkpoint's time is {(request.at_us - now_us) // 1_000_000} s off")
+    if request.records < 0 or not 32 <= len(request.head) <= 64:
+        raise CheckpointError("a checkpoint says a count of records and a head of 32 to 64 bytes")
+    return f"xacbe log checkpoint 1\n{server}\n{request.records}\n{request.head.hex()}\n{request.at_us}\n".encode()
 
 
 def handshake_hash(digest: bytes) -> str:

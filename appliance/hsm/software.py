@@ -5,6 +5,8 @@ Refused where the instance is the production one, and absent from the image: the
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from appliance import durable
 from appliance.errors import CorruptStateError, SettingsError
 from appliance.hsm import token
-from appliance.hsm.token import KeyExistsError, KeyMissingError, MechanismMissingError, TokenFacts, TokenKey
+from appliance.hsm.token import KeyExistsError, KeyMissingError, MechanismMissingError, TokenFacts, TokenKey, TokenSeen
 from appliance.settings import PRODUCTION_INSTANCE
 
 _CURVES: dict[str, ec.EllipticCurve] = {token.EC_P256: ec.SECP256R1(), token.EC_P384: ec.SECP384R1()}
@@ -34,10 +36,13 @@ class SoftwareToken:
             raise SettingsError(f"signer.token: software is refused in the production instance {PRODUCTION_INSTANCE}")
         self._directory = directory
         self._keys: dict[str, PrivateKey] = {}
+        self._secrets: dict[str, bytes] = {}
         if directory is not None:
             durable.make_directory(directory)
             for file in sorted(directory.glob("*.key")):
                 self._keys[unquote(file.stem)] = _loaded(file)
+            for file in sorted(directory.glob("*.secret")):
+                self._secrets[unquote(file.stem)] = file.read_bytes()
 
     def login(self, pin: str) -> None:
         """There is no PIN."""
@@ -45,16 +50,25 @@ class SoftwareToken:
     def change_pin(self, pin: str, new_pin: str) -> None:
         raise MechanismMissingError("a software token has no PIN")
 
+    def initialise(self, so_pin: str, pin: str) -> None:
+        """There is nothing to initialise."""
+
+    def seen(self) -> Sequence[TokenSeen]:
+        return [TokenSeen("software", "software", "", "PKCS#8", token.READY, True)]
+
     def check(self) -> TokenFacts:
         return TokenFacts("software", "software", "", token.READY)
 
     def keys(self) -> Sequence[TokenKey]:
-        return [_record(label, key) for label, key in self._keys.items()]
+        pairs = [_record(label, key) for label, key in self._keys.items()]
+        return pairs + [TokenKey(label, token.HMAC_SHA256, b"") for label in self._secrets]
 
     def generate(self, label: str, algorithm: str) -> TokenKey:
         token.check_algorithm(algorithm)
-        if label in self._keys:
+        if label in self._keys or label in self._secrets:
             raise KeyExistsError(label)
+        if algorithm == token.HMAC_SHA256:
+            return self._made_secret(label)
         made: PrivateKey
         if algorithm in _CURVES:
             made = ec.generate_private_key(_CURVES[algorithm])
@@ -75,20 +89,33 @@ class SoftwareToken:
             return key.sign(digest, padding.PKCS1v15(), prehashed)
         return key.sign(digest, ec.ECDSA(prehashed))
 
+    def mac(self, label: str, data: bytes) -> bytes:
+        if label not in self._secrets:
+            raise KeyMissingError(label)
+        return hmac.digest(self._secrets[label], data, "sha256")
+
     def delete(self, label: str) -> None:
-        if self._keys.pop(label, None) is None:
+        if self._keys.pop(label, None) is None and self._secrets.pop(label, None) is None:
             raise KeyMissingError(label)
         if self._directory is not None:
-            self._file(label).unlink()
+            for file in (self._file(label), self._file(label, "secret")):
+                file.unlink(missing_ok=True)
             durable.sync_directory(self._directory)
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _file(self, label: str) -> Path:
+    def _made_secret(self, label: str) -> TokenKey:
+        made = secrets.token_bytes(token.SECRET_BYTES)
+        if self._directory is not None:
+            durable.write_file(self._file(label, "secret"), made)
+        self._secrets[label] = made
+        return TokenKey(label, token.HMAC_SHA256, b"")
+
+    def _file(self, label: str, ending: str = "key") -> Path:
         if self._directory is None:
             raise RuntimeError("a token in memory has no files")
-        return self._directory / f"{quote(label, safe='')}.key"
+        return self._directory / f"{quote(label, safe='')}.{ending}"
 
 
 def _encoded(key: PrivateKey) -> bytes:

@@ -13,6 +13,9 @@ from appliance.errors import RefusedError, UnavailableError
 
 EC_P256, EC_P384, RSA_2048, RSA_3072 = "EC-P256", "EC-P384", "RSA-2048", "RSA-3072"
 ALGORITHMS = (EC_P256, EC_P384, RSA_2048, RSA_3072)
+HMAC_SHA256 = "HMAC-SHA256"
+"""A secret key: what it makes of a salt wraps data keys (`hsm.wrapping`). No maker needs parameters for it, so it passes every module."""
+SECRET_BYTES = 32
 
 DIGEST_BYTES = {"sha256": 32, "sha384": 48, "sha512": 64}
 """Hashes that may stand under a signature, by the name that `sign_digest` takes."""
@@ -28,6 +31,7 @@ DIGEST_INFO = {
 """What PKCS#1 v1.5 puts before a digest (RFC 8017, 9.2, note 1): for tokens that pad and no more."""
 
 READY, LOCKED, ABSENT, PIN_REJECTED, PIN_LOCKED = "ready", "locked", "absent", "pin_rejected", "pin_locked"
+UNINITIALISED = "uninitialised"
 
 
 class TokenAbsentError(UnavailableError):
@@ -91,9 +95,15 @@ class PinLockedError(RefusedError):
     kind = "token.pin_locked"
 
 
+class SeveralTokensError(RefusedError):
+    """More than one token could be meant: none is touched."""
+
+    kind = "token.several"
+
+
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """One key pair of a token. `public_key` is a SubjectPublicKeyInfo, DER."""
+    """One key of a token. `public_key` is a SubjectPublicKeyInfo, DER; empty for a secret key."""
 
     label: str
     algorithm: str
@@ -111,6 +121,18 @@ class TokenFacts:
     tries_left: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TokenSeen:
+    """A token that could be reached; `chosen`: it is the one that the settings name. `state` as of TokenFacts, or UNINITIALISED."""
+
+    maker: str
+    label: str
+    serial: str
+    model: str
+    state: str
+    chosen: bool
+
+
 class Token(Protocol):
     """One key store. Calls may block for seconds; only the signer's one token thread makes them.
 
@@ -126,6 +148,17 @@ class Token(Protocol):
         """Raises PinRejectedError; MechanismMissingError where the token has no PIN."""
         ...
 
+    def initialise(self, so_pin: str, pin: str) -> None:
+        """Erases the token, all keys with it, and sets its PINs; where there is nothing to initialise, asks whether it is there.
+
+        Raises PinRejectedError (SO PIN, or a PIN that the token does not take), SeveralTokensError.
+        """
+        ...
+
+    def seen(self) -> Sequence[TokenSeen]:
+        """Every token that this maker reaches now, also those that the settings do not name."""
+        ...
+
     def check(self) -> TokenFacts:
         """Asks the token whether it is there, reconnecting where it vanished; never offers a PIN that was refused."""
         ...
@@ -133,23 +166,27 @@ class Token(Protocol):
     def keys(self) -> Sequence[TokenKey]: ...
 
     def generate(self, label: str, algorithm: str) -> TokenKey:
-        """Makes a pair inside the token. Raises KeyExistsError, MechanismMissingError."""
+        """Makes a pair, or a secret key, inside the token. Raises KeyExistsError, MechanismMissingError."""
         ...
 
     def sign_digest(self, label: str, digest: bytes, hash_name: str) -> bytes:
         """Signs a finished digest (`hash_name` of DIGEST_BYTES): DER ECDSA, or PKCS#1 v1.5. Raises KeyMissingError."""
         ...
 
+    def mac(self, label: str, data: bytes) -> bytes:
+        """HMAC-SHA-256 with a secret key of the token. Raises KeyMissingError."""
+        ...
+
     def delete(self, label: str) -> None:
-        """Destroys the pair for good. Raises KeyMissingError."""
+        """Destroys the key for good. Raises KeyMissingError."""
         ...
 
     def close(self) -> None: ...
 
 
 def check_algorithm(algorithm: str) -> None:
-    """Raises MechanismMissingError for a name that is not in ALGORITHMS."""
-    if algorithm not in ALGORITHMS:
+    """Raises MechanismMissingError for a name that is not in ALGORITHMS, nor HMAC_SHA256."""
+    if algorithm not in (*ALGORITHMS, HMAC_SHA256):
         raise MechanismMissingError(f"{algorithm}: not one of {', '.join(ALGORITHMS)}")
 
 

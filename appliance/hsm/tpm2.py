@@ -24,10 +24,12 @@ from tpm2_pytss import (
     TPM2_ALG,
     TPM2_CAP,
     TPM2_HC,
+    TPM2_PT,
     TPM2_RC,
     TPM2_RH,
     TPM2_ST,
     TPM2B_DIGEST,
+    TPM2B_MAX_BUFFER,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
@@ -50,6 +52,7 @@ from appliance.hsm.token import (
     TokenAbsentError,
     TokenFacts,
     TokenKey,
+    TokenSeen,
 )
 
 TRANSIENT_MAX = 16
@@ -61,7 +64,13 @@ _INSIDE = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVE
 _KEY = _INSIDE | TPMA_OBJECT.NODA | TPMA_OBJECT.SIGN_ENCRYPT
 _STORAGE = _INSIDE | TPMA_OBJECT.NODA | TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
 _PRIMARY_TEMPLATE = "ecc256:aes128cfb"
-_TEMPLATES = {token.EC_P256: "ecc256:null", token.EC_P384: "ecc384:null", token.RSA_2048: "rsa2048", token.RSA_3072: "rsa3072"}
+_TEMPLATES = {
+    token.EC_P256: "ecc256:null",
+    token.EC_P384: "ecc384:null",
+    token.RSA_2048: "rsa2048",
+    token.RSA_3072: "rsa3072",
+    token.HMAC_SHA256: "hmac",
+}
 _HASHES = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
 _BY_LENGTH = {32: TPM2_ALG.SHA256, 48: TPM2_ALG.SHA384}
 
@@ -107,6 +116,15 @@ class TpmToken:
     def change_pin(self, pin: str, new_pin: str) -> None:
         raise MechanismMissingError("keys of the TPM have no PIN")
 
+    def initialise(self, so_pin: str, pin: str) -> None:
+        """A TPM has nothing to initialise: its primary is derived. Raises TokenAbsentError where it does not make one."""
+        self._asked(lambda: None)
+
+    def seen(self) -> Sequence[TokenSeen]:
+        facts = self.check()
+        model = self._asked(self._manufacturer) if facts.state == token.READY else ""
+        return [TokenSeen("tpm2", facts.label, facts.serial, model, facts.state, True)]
+
     def check(self) -> TokenFacts:
         try:
             self._asked(lambda: self._context.read_public(self._primary))  # also finds a TPM that restarted and forgot
@@ -133,6 +151,11 @@ class TpmToken:
     def sign_digest(self, label: str, digest: bytes, hash_name: str) -> bytes:
         token.check_digest(digest, hash_name)
         return self._asked(lambda: self._sign(label, digest, hash_name))
+
+    def mac(self, label: str, data: bytes) -> bytes:
+        if label in self._blobs and self._blobs[label].algorithm != token.HMAC_SHA256:
+            raise KeyMissingError(f"{label} is no secret key")
+        return self._asked(lambda: bytes(self._context.hmac(self._handle(label), TPM2B_MAX_BUFFER(data), TPM2_ALG.SHA256)))
 
     def delete(self, label: str) -> None:
         """The blob is the key: without its file nothing can load it again."""
@@ -207,6 +230,10 @@ class TpmToken:
             with contextlib.suppress(TSS2_Exception):
                 context.close()
 
+    def _manufacturer(self) -> str:
+        _, found = self._context.get_capability(TPM2_CAP.TPM_PROPERTIES, int(TPM2_PT.MANUFACTURER), 1)
+        return int(found.data.tpmProperties[0].value).to_bytes(4).decode("ascii", "replace").strip("\0 ")
+
     def _created(self, algorithm: str) -> KeyBlob:
         for label in [*self._loaded]:
             self._forget(label)  # making a key needs a place of its own
@@ -216,6 +243,8 @@ class TpmToken:
 
     def _sign(self, label: str, digest: bytes, hash_name: str) -> bytes:
         handle, algorithm = self._handle(label), self._blobs[label].algorithm
+        if algorithm == token.HMAC_SHA256:
+            raise KeyMissingError(f"{label} is no pair of keys")
         if algorithm in token.CURVE_BYTES:
             digest = token.truncated(digest, algorithm)
             scheme = _scheme(TPM2_ALG.ECDSA, _BY_LENGTH[len(digest)])
@@ -262,6 +291,8 @@ def _scheme(kind: Any, hash_algorithm: Any) -> Any:
 
 
 def _record(label: str, blob: KeyBlob) -> TokenKey:
+    if blob.algorithm == token.HMAC_SHA256:
+        return TokenKey(label, blob.algorithm, b"")
     public, _ = TPM2B_PUBLIC.unmarshal(blob.public)
     return TokenKey(label, blob.algorithm, public.publicArea.to_der())
 

@@ -1,7 +1,7 @@
 """What the other processes say to the signer: its operations' requests and answers.
 
 Pure. The operations and who may call them stand in `appliance.topology`. Key labels: `seal/<CLASS>/<CODE>` for each member, `tls-peer`,
-`tls-internal`, `tls-report`, `log`. A renewed key has its version behind it (`tls-peer/2`); who only uses keys never says versions.
+`tls-internal`, `tls-report`, `log`, `wrap`. A renewed key has its version behind it (`tls-peer/2`); who only uses keys never says versions.
 """
 
 from __future__ import annotations
@@ -39,6 +39,30 @@ class HandshakeRequest(msgspec.Struct, array_like=True):
     """Of the certificate that the handshake shows: its key signs, also after a newer one came into force. Empty: the one in force."""
 
 
+class CheckpointRequest(msgspec.Struct, array_like=True):
+    """`sign_checkpoint`: how far the log goes and what its head is; the signer writes the note and signs it with the key `log`."""
+
+    records: int
+    head: bytes
+    """32 to 64 bytes."""
+    at_us: int
+
+
+class CheckpointReply(msgspec.Struct, array_like=True):
+    """The note that was signed, its signature (ecdsa-sha256 in DER, or rsa-sha256) and the certificate in force of the key `log`."""
+
+    note: bytes
+    signature: bytes
+    certificate: bytes
+
+
+class WrapRequest(msgspec.Struct, array_like=True):
+    """`wrap`: `data` is a data key of at most 64 bytes; `unwrap`: a blob that `wrap` gave. `context` must be the same both times."""
+
+    data: bytes
+    context: bytes
+
+
 class KeyVersion(msgspec.Struct, array_like=True):
     """One key of a label: the first one, or one that a renewal made. `state`: IN_FORCE, COMING (newer) or FORMER."""
 
@@ -59,11 +83,11 @@ class KeyRecord(msgspec.Struct, array_like=True):
 
     label: str
     use: str
-    """`seal`, `tls` or `log`."""
+    """`seal`, `tls`, `log` or `wrap`."""
     algorithm: str
-    """`EC-P256`, `EC-P384`, `RSA-2048`, `RSA-3072`."""
+    """`EC-P256`, `EC-P384`, `RSA-2048`, `RSA-3072`; `HMAC-SHA256` for the wrapping key."""
     public_key: bytes
-    """SubjectPublicKeyInfo, DER."""
+    """SubjectPublicKeyInfo, DER; empty for the wrapping key."""
     certificates: list[bytes]
     uses: int
     versions: list[KeyVersion] = []
@@ -79,6 +103,26 @@ class TokenStatus(msgspec.Struct, array_like=True):
     tries_left: int | None
     signatures: int
     queue: int
+
+
+class TokenListed(msgspec.Struct, array_like=True):
+    """One token of `list_tokens`; `chosen`: the one that the settings name. States as of TokenStatus."""
+
+    maker: str
+    label: str
+    serial: str
+    model: str
+    state: str
+    chosen: bool
+
+
+class TokenInit(msgspec.Struct, array_like=True):
+    """`init_token`: erases the token. `pin` is empty in unattended mode, where it comes from the credential."""
+
+    so_pin: str
+    pin: str = ""
+    destroy_keys: bool = False
+    """Without it a token that holds keys, or may hold them, is left alone."""
 
 
 class KeyRequest(msgspec.Struct, array_like=True):

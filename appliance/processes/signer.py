@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import msgspec
 
 from appliance.clock import Clock, SystemClock
 from appliance.errors import RefusedError, XacbeError
-from appliance.hsm import keyring, pin, pkcs10, service, token
+from appliance.hsm import keyring, pin, service, token, wrapping
 from appliance.hsm.audit_trail import AuditTrail
 from appliance.hsm.certificates import CertificateStore
 from appliance.hsm.key_book import KeyBook
@@ -31,21 +32,23 @@ from appliance.hsm.service import ACT, HANDSHAKE, SEAL
 from appliance.hsm.token import Token, TokenAbsentError, TokenFacts, TokenKey
 from appliance.hsm.token_thread import TokenThread
 from appliance.hsm.wire import (
-    CertificateImport,
-    CertificateRequest,
+    CheckpointReply,
+    CheckpointRequest,
     HandshakeRequest,
     KeyRecord,
-    KeyRequest,
-    KeyVersion,
     PinRequest,
     SealReply,
     SealRequest,
+    TokenInit,
+    TokenListed,
     TokenStatus,
+    WrapRequest,
 )
 from appliance.journal import event, start_journal
 from appliance.model import certificates
 from appliance.net.local_sockets import Handler, LocalServer, inherited_sockets
 from appliance.processes.announcing import announce_forever
+from appliance.processes.key_acts import KeyActs
 from appliance.processes.running import run, until_stopped
 from appliance.settings import BoxSettings, SignerSettings, load
 
@@ -71,17 +74,31 @@ class PinUnattendedError(RefusedError):
     kind = "token.pin_unattended"
 
 
+class TokenHoldsKeysError(RefusedError):
+    """Initialising would destroy keys, and nobody said that it may."""
+
+    kind = "token.holds_keys"
+
+
 class Signer:
     """One token, its keys and who may use them. Made inside a running loop."""
 
     def __init__(
-        self, state: Path, settings: SignerSettings, held: Token, store: CertificateStore, clock: Clock, log: logging.Logger
+        self,
+        state: Path,
+        server: str,
+        settings: SignerSettings,
+        held: Token,
+        store: CertificateStore,
+        clock: Clock,
+        log: logging.Logger,
     ) -> None:
-        self._state, self._settings, self._token = state, settings, held
+        self._state, self._server, self._settings, self._token = state, server, settings, held
         self._book = KeyBook(state / "keys", store)
         self._clock, self._log = clock, log
         self._thread = TokenThread(settings.queue_max, clock)
         self._audit = AuditTrail(state, "signer")
+        self._acts = KeyActs(held, self._book, clock, self._audit, self._act, self._require_ready)
         self._refused_pin = pin.RefusedPin(state / "keys")
         self._facts = TokenFacts(settings.token, settings.token_label, settings.token_serial, token.ABSENT)
         self._pin_noted = False
@@ -118,12 +135,12 @@ class Signer:
             "sign_handshake": self._sign_handshake,
             "list_keys": self._list_keys,
             "token_status": self._token_status,
-            "generate_key": self._generate_key,
-            "request_certificate": self._request_certificate,
-            "import_certificate": self._import_certificate,
-            "delete_key": self._delete_key,
-            "renew_key": self._renew_key,
-            "switch_key": self._switch_key,
+            "sign_checkpoint": self._sign_checkpoint,
+            "wrap": self._wrap,
+            "unwrap": self._unwrap,
+            "list_tokens": self._list_tokens,
+            "init_token": self._init_token,
+            **self._acts.handlers(),
             "unlock": self._unlock,
             "change_pin": self._change_pin,
         }
@@ -166,6 +183,34 @@ class Signer:
         self._require_ready()
         key = self._book.of_certificate(request.label, request.certificate_sha256, self._clock.now_us())
         return await self._signature(key, request.digest, hash_name, HANDSHAKE)
+
+    async def _sign_checkpoint(self, caller: str, payload: bytes) -> CheckpointReply:
+        request, now_us = msgspec.msgpack.decode(payload, type=CheckpointRequest), self._clock.now_us()
+        note = service.checkpoint_note(self._server, request, now_us)
+        self._require_ready()
+        key = self._book.in_force(keyring.LOG, now_us)
+        certificate = certificates.der(self._book.certificates.in_force(key.label, now_us))
+        return CheckpointReply(note, await self._signature(key, hashlib.sha256(note).digest(), "sha256", SEAL), certificate)
+
+    # Data keys of the recorder
+
+    async def _wrap(self, caller: str, payload: bytes) -> bytes:
+        request = msgspec.msgpack.decode(payload, type=WrapRequest)
+        wrapping.check(request.data, request.context)
+        salt = os.urandom(wrapping.SALT_BYTES)
+        return wrapping.wrap(await self._wrapping_key(salt), salt, request.data, request.context)
+
+    async def _unwrap(self, caller: str, payload: bytes) -> bytes:
+        request = msgspec.msgpack.decode(payload, type=WrapRequest)
+        salt = wrapping.salt_of(request.data)
+        return wrapping.unwrap(await self._wrapping_key(salt), request.data, request.context)
+
+    async def _wrapping_key(self, salt: bytes) -> bytes:
+        self._require_ready()
+        label = self._book.key(keyring.WRAP).label
+        made = await self._at_token(SEAL, lambda: self._token.mac(label, wrapping.mac_input(salt)), self._settings.sign_s_max)
+        self._book.uses[label] += 1
+        return made
 
     async def _signature(self, key: TokenKey, digest: bytes, hash_name: str, urgency: int) -> bytes:
         """Signs and verifies on the token thread; nothing unverified comes back."""
@@ -212,87 +257,11 @@ class Signer:
         state = token.ABSENT if stalled else facts.state
         return TokenStatus(facts.maker, facts.label, facts.serial, state, facts.tries_left, self._book.uses.total(), self._thread.waiting)
 
+    async def _list_tokens(self, caller: str, payload: bytes) -> list[TokenListed]:
+        found = await self._act(self._token.seen)
+        return [TokenListed(one.maker, one.label, one.serial, one.model, one.state, one.chosen) for one in found]
+
     # Acts of persons: recorded before they happen
-
-    async def _generate_key(self, caller: str, payload: bytes) -> KeyRecord:
-        request = msgspec.msgpack.decode(payload, type=KeyRequest)
-        if keyring.role_of(request.label) != request.label:
-            raise keyring.LabelError(f"{request.label}: a key with a version is made by a renewal")
-        return await self._generate(caller, request.label, request.algorithm)
-
-    async def _renew_key(self, caller: str, payload: bytes) -> KeyVersion:
-        """A new key beside the one in force, or the one that an earlier renewal left; nothing uses it yet."""
-        request = msgspec.msgpack.decode(payload, type=KeyRequest)
-        role = keyring.role_of(request.label)
-        self._require_ready()
-        coming = self._book.coming(role, self._clock.now_us())
-        label = coming.label if coming else self._book.next_label(role)
-        record = self._record(role) if coming else await self._generate(caller, label, request.algorithm)
-        return next(version for version in record.versions if version.label == label)
-
-    async def _generate(self, caller: str, label: str, algorithm: str) -> KeyRecord:
-        token.check_algorithm(algorithm)
-        facts = {"by": caller, "label": label, "algorithm": algorithm}
-        await self._audit.require("key.generation_asked", facts)
-        made = await self._act(lambda: self._token.generate(label, algorithm))
-        self._book.add(made)
-        fingerprint = hashlib.sha256(made.public_key).hexdigest()
-        self._audit.later("key.generated", {**facts, "public_key_sha256": fingerprint})
-        return self._record(label)
-
-    def _record(self, label: str) -> KeyRecord:
-        return self._book.record(keyring.role_of(label), self._clock.now_us())
-
-    async def _request_certificate(self, caller: str, payload: bytes) -> bytes:
-        request = msgspec.msgpack.decode(payload, type=CertificateRequest)
-        keyring.use_of(request.label)
-        self._require_ready()
-        key = self._book.key(request.label)
-
-        def sign(hash_name: str, to_be_signed: bytes) -> bytes:
-            digest = hashlib.new(hash_name, to_be_signed).digest()
-            made = self._token.sign_digest(key.label, digest, hash_name)
-            service.check_signature(key.public_key, made, digest, hash_name)
-            return made
-
-        made = await self._act(lambda: pkcs10.request(key.label, key.algorithm, key.public_key, request.subject, request.names, sign))
-        self._book.uses[key.label] += 1
-        self._audit.later("key.certificate_requested", {"by": caller, "label": key.label})
-        return made
-
-    async def _import_certificate(self, caller: str, payload: bytes) -> KeyRecord:
-        """The certificate finds its key among those of the label; one of a key that is not in force changes nothing until the switch."""
-        request = msgspec.msgpack.decode(payload, type=CertificateImport)
-        keyring.use_of(request.label)
-        self._require_ready()
-        key = self._book.of_public_key(request.label, service.public_key_of(request.certificate))
-        service.check_certificate(request.certificate, key.label, key.public_key)
-        certificate = certificates.read(request.certificate)
-        fingerprint = hashlib.sha256(request.certificate).hexdigest()
-        facts = {"by": caller, "label": key.label, "certificate_sha256": fingerprint}
-        await self._audit.require("key.certificate_import_asked", facts)
-        self._book.certificates.add(key.label, certificate)
-        self._audit.later("key.certificate_imported", facts)
-        return self._record(key.label)
-
-    async def _switch_key(self, caller: str, payload: bytes) -> KeyRecord:
-        request = msgspec.msgpack.decode(payload, type=KeyRequest)
-        now_us = self._clock.now_us()
-        self._book.check_switch(request.label, now_us)
-        facts = {"by": caller, "label": request.label}
-        await self._audit.require("key.switch_asked", facts)
-        self._book.switch(request.label)
-        self._audit.later("key.switched", facts)
-        return self._record(request.label)
-
-    async def _delete_key(self, caller: str, payload: bytes) -> None:
-        request = msgspec.msgpack.decode(payload, type=KeyRequest)
-        keyring.use_of(request.label)
-        facts = {"by": caller, "label": request.label}
-        await self._audit.require("key.deletion_asked", facts)
-        await self._act(lambda: self._token.delete(request.label))
-        self._book.remove(request.label)
-        self._audit.later("key.deleted", facts)
 
     async def _unlock(self, caller: str, payload: bytes) -> None:
         request = msgspec.msgpack.decode(payload, type=PinRequest)
@@ -309,6 +278,34 @@ class Signer:
         await self._audit.require("token.pin_change_asked", {"by": caller})
         await self._act(lambda: self._token.change_pin(request.pin, request.new_pin))
         self._audit.later("token.pin_changed", {"by": caller})
+
+    async def _init_token(self, caller: str, payload: bytes) -> None:
+        """A token whose keys cannot be seen, because it is locked, may hold some."""
+        request = msgspec.msgpack.decode(payload, type=TokenInit)
+        given = self._pin_for_init(request.pin)
+        chosen = [one for one in await self._act(self._token.seen) if one.chosen]
+        erases = bool(chosen) and chosen[0].maker == "pkcs11"
+        if erases and not request.destroy_keys and (chosen[0].state != token.READY or [*await self._act(self._token.keys)]):
+            raise TokenHoldsKeysError("the token holds keys, or may: initialising destroys them")
+        await self._audit.require("token.initialisation_asked", {"by": caller})
+        try:
+            await self._act(lambda: self._token.initialise(request.so_pin, given))
+            if self._settings.token == "pkcs11":  # noqa: S105  a kind of token, no secret
+                self._book.forget()
+            self._refused_pin.forget()
+            self._pin_noted = False
+            self._audit.later("token.initialised", {"by": caller})
+        finally:
+            self._take(replace(self._facts, state=token.ABSENT))  # whatever it was: its keys are read anew
+            await self._look()
+
+    def _pin_for_init(self, typed: str) -> str:
+        if self._settings.pin_mode != "unattended" or self._settings.token != "pkcs11":  # noqa: S105  a kind of token, no secret
+            return typed
+        found = pin.credential(self._state, "signer")
+        if typed or found is None:
+            raise PinUnattendedError("the PIN comes from the credential alone: leave it there first, and type none")
+        return found
 
     async def _act(self, call: Callable[[], Result]) -> Result:
         return await self._at_token(ACT, call, ACT_S_MAX)
@@ -395,7 +392,8 @@ class Signer:
 async def _serve(state: Path, log: logging.Logger, memory: dict[str, str]) -> None:
     clock, box, settings = SystemClock(), load(state, BoxSettings), load(state, SignerSettings)
     held = open_token(settings, box.instance, state / "keys")
-    signer = Signer(state, settings, held, CertificateStore(state / "keys" / "certificates"), clock, log)
+    server = f"{box.instance}/{box.member_class}/{box.member_code}/{box.server_code}"
+    signer = Signer(state, server, settings, held, CertificateStore(state / "keys" / "certificates"), clock, log)
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
 
     def describe() -> tuple[list[str], dict[str, int], dict[str, str]]:

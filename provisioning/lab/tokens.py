@@ -90,6 +90,17 @@ def prepare_softhsm(directory: Path, label: str, pin: str, so_pin: str, provider
     return TokenPlan(_inside(directory, server), environment, settings, (socket,), pin)
 
 
+def prepare_empty_softhsm(directory: Path, label: str) -> TokenPlan:
+    """A SoftHSM2 without any token: its one slot waits to be initialised, as a new USB HSM does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    configuration, socket = directory / "softhsm2.conf", directory / _SOCKET
+    (directory / "tokens").mkdir(exist_ok=True)
+    configuration.write_text(f"directories.tokendir = {directory / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n")
+    server = ["/usr/bin/p11-kit", "server", "--foreground", "--provider", str(SOFTHSM_MODULE), "--name", _SOCKET, "pkcs11:"]
+    settings = {"token": "pkcs11", "module": str(CLIENT_MODULE), "module_address": f"unix:path={socket}", "token_label": label}
+    return TokenPlan(_inside(directory, server), {"SOFTHSM2_CONF": str(configuration)}, settings, (socket,))
+
+
 def prepare_swtpm(directory: Path) -> TokenPlan:
     """A software TPM with its state below `directory`; manufactured at its first start."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from appliance.hsm import keyring
 from appliance.hsm.keyring import KeyNotGrantedError, LabelError
 
 EVERY = (*topology.BY_NAME, topology.CONSOLE)
-LABELS = ("seal/MUN/TULUM", "tls-peer", "tls-internal", "tls-report", "log")
+LABELS = ("seal/MUN/TULUM", "tls-peer", "tls-internal", "tls-report", "log", "wrap")
 
 
 def granted(check: object) -> set[tuple[str, str]]:
@@ -33,7 +33,7 @@ def test_handshakes_are_signed_with_the_callers_own_tls_keys() -> None:
 
 
 def test_keys_that_the_plan_does_not_have_have_no_use() -> None:
-    assert [keyring.use_of(label) for label in LABELS] == ["seal", "tls", "tls", "tls", "log"]
+    assert [keyring.use_of(label) for label in LABELS] == ["seal", "tls", "tls", "tls", "log", "wrap"]
     for label in ("", "seal/", "seal/MUN", "seal/MUN/", "seal/MUN/A/B", "seal/MUN/A\n", "tls", "TLS-PEER", "seal/M\0/A"):
         with pytest.raises(LabelError):
             keyring.use_of(label)

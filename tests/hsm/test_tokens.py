@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from appliance.errors import SettingsError
 from appliance.hsm.token import (
     ALGORITHMS,
+    HMAC_SHA256,
     KeyExistsError,
     KeyMissingError,
     MechanismMissingError,
     Token,
     TokenAbsentError,
+    TokenKey,
 )
 from tests.hsm import parts
 from tests.hsm.parts import TokenProcess
@@ -69,6 +71,28 @@ def test_more_keys_than_a_tpm_holds_at_once_all_sign(token: Token) -> None:
 
     for label in [*made, *made]:
         parts.verify(made[label].public_key, token.sign_digest(label, digest, "sha512"), digest, "sha512")
+
+
+def test_a_secret_key_macs_and_is_not_readable(token: Token) -> None:
+    made = token.generate("wrap", HMAC_SHA256)
+
+    first, again, other = (token.mac("wrap", data) for data in (b"salt", b"salt", b"another"))
+
+    assert first == again != other
+    assert len(first) == 32
+    assert [*token.keys()] == [made] == [TokenKey("wrap", HMAC_SHA256, b"")]
+    with pytest.raises(KeyMissingError):
+        token.sign_digest("wrap", parts.digest_of(b"m"), "sha512")
+    with pytest.raises(KeyMissingError):
+        token.mac("log", b"salt")
+    token.delete("wrap")
+    assert [*token.keys()] == []
+
+
+def test_a_token_shows_itself_among_those_within_reach(token: Token) -> None:
+    (mine,) = [one for one in token.seen() if one.chosen]
+
+    assert (mine.state, mine.maker, bool(mine.model)) == ("ready", token.check().maker, True)
 
 
 def test_a_deleted_key_is_gone(token: Token) -> None:
