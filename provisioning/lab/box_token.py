@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from provisioning.lab import tokens
 from provisioning.lab.keeper import Unit
@@ -12,12 +13,12 @@ from provisioning.lab.tokens import TokenPlan
 KINDS = ("software", "softhsm", "swtpm")
 
 
-def prepare(kind: str, box: Box) -> tuple[list[Unit], dict[str, str]]:
+def prepare(kind: str, box: Box, provider: Path = tokens.SOFTHSM_MODULE) -> tuple[list[Unit], dict[str, str]]:
     """Units (none for software keys) and the `[signer]` settings. The PIN goes into the signer's credentials, nowhere else."""
     directory = box.state / "token"
     pin_file = box.state / "credentials" / "signer" / "pin"
     pin = pin_file.read_text() if pin_file.exists() else tokens.random_pin()
-    plan = _plan(kind, box, pin)
+    plan = _plan(kind, box, pin, provider)
     user = None if box.first_user is None else box.user("signer")
     if not pin_file.exists():
         tokens.write_pin(box.state, pin, user)
@@ -38,10 +39,10 @@ def prepare(kind: str, box: Box) -> tuple[list[Unit], dict[str, str]]:
     return [unit], plan.settings
 
 
-def _plan(kind: str, box: Box, pin: str) -> TokenPlan:
+def _plan(kind: str, box: Box, pin: str, provider: Path) -> TokenPlan:
     directory = box.state / "token"
     if kind == "softhsm":
-        return tokens.prepare_softhsm(directory, f"xacbe-{box.number}", pin, tokens.random_pin())
+        return tokens.prepare_softhsm(directory, f"xacbe-{box.number}", pin, tokens.random_pin(), provider)
     if kind == "swtpm":
         return tokens.prepare_swtpm(directory)
     return tokens.prepare_software(directory)

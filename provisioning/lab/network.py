@@ -33,7 +33,7 @@ from appliance.supervision.wire import BoxStatus
 from provisioning import enrolment
 from provisioning.authority import ca
 from provisioning.centre import Centre
-from provisioning.lab import addresses, box_token, broker, keeper, layout
+from provisioning.lab import addresses, box_token, broker, keeper, layout, tokens
 from provisioning.lab.keeper import Plan, Unit
 from provisioning.lab.layout import Box
 
@@ -49,8 +49,19 @@ class LabError(UnavailableError):
     kind = "lab.failed"
 
 
-def up(directory: Path, count: int, token: str, base: str, relays: int, say: Say, *, settings: str = "") -> dict[str, Any]:
+def up(
+    directory: Path,
+    count: int,
+    token: str,
+    base: str,
+    relays: int,
+    say: Say,
+    *,
+    settings: str = "",
+    provider: Path = tokens.SOFTHSM_MODULE,
+) -> dict[str, Any]:
     """Brings a laboratory up in `directory`; returns the document of `lab.json`. `settings`: more sections for every box.toml.
+    `provider`: the PKCS#11 module behind the tokens, where that is not SoftHSM2 itself.
 
     Raises LabError, AddressError.
     """
@@ -75,7 +86,7 @@ def up(directory: Path, count: int, token: str, base: str, relays: int, say: Say
     units.append(_system_unit(directory, memory["base"]))
     for box in boxes:
         layout.make_state(box)
-        token_units, signer = box_token.prepare(memory["token"], box)
+        token_units, signer = box_token.prepare(memory["token"], box, provider)
         (box.state / "box.toml").write_text(layout.settings_text(box, centre_address, signer) + settings)
         units += token_units
         units += layout.box_units(box, memory["relays"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.lab import network
+from tests.bench import slow_tokens
 from tests.bench.load import Outcome, work
 from tests.bench.yardstick import RELAY_PORT, Nginx
 
@@ -31,7 +32,10 @@ def main() -> int:
     parser.add_argument("--body", type=int, nargs="*", default=[1024, 10240], help="bytes of the request's body")
     parser.add_argument("--token", default="software", choices=("software", "softhsm", "swtpm"))
     parser.add_argument("--directory", type=Path, default=Path("build/bench"))
+    parser.add_argument("--slow", action="store_true", help="tokens as slow as real parts instead (tests/bench/slow_tokens.py)")
     arguments = parser.parse_args()
+    if arguments.slow:
+        return slow_tokens.main()
     directory = arguments.directory.absolute()
     lab = network.up(directory / "lab", 2, arguments.token, BASE, 1, lambda line: print(line, file=sys.stderr))
     try:
