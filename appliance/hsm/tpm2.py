@@ -157,6 +157,22 @@ class TpmToken:
             raise KeyMissingError(f"{label} is no secret key")
         return self._asked(lambda: bytes(self._context.hmac(self._handle(label), TPM2B_MAX_BUFFER(data), TPM2_ALG.SHA256)))
 
+    def attest(self, act: Callable[[Any], Result]) -> Result:
+        """Lends the connection to `hsm.attestation`, with room in the TPM for its two keys."""
+
+        def with_room() -> Result:
+            for label in [*self._loaded]:
+                self._forget(label)
+            return act(self._context)
+
+        return self._asked(with_room)
+
+    def public_area(self, label: str) -> bytes:
+        """TPM2B_PUBLIC of a key. Raises KeyMissingError."""
+        if label not in self._blobs:
+            raise KeyMissingError(label)
+        return self._blobs[label].public
+
     def delete(self, label: str) -> None:
         """The blob is the key: without its file nothing can load it again."""
         if label not in self._blobs:

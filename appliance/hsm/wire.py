@@ -125,6 +125,36 @@ class TokenInit(msgspec.Struct, array_like=True):
     """Without it a token that holds keys, or may hold them, is left alone."""
 
 
+class TpmIdentity(msgspec.Struct, array_like=True):
+    """`tpm_identity`: TPM2B_PUBLIC of endorsement and attestation key; the manufacturer's certificate (DER), empty where there is none."""
+
+    endorsement_public: bytes
+    endorsement_certificate: bytes
+    attestation_public: bytes
+
+
+class CredentialChallenge(msgspec.Struct, array_like=True):
+    """`activate_credential`: TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, as `provisioning.attestation.challenge` makes them."""
+
+    blob: bytes
+    secret: bytes
+
+
+class QuoteRequest(msgspec.Struct, array_like=True):
+    """`quote`: 16 to 32 bytes of nonce; PCRs of the SHA-256 bank, 0 to 7 where none are named."""
+
+    nonce: bytes
+    pcrs: list[int] = []
+
+
+class QuoteReply(msgspec.Struct, array_like=True):
+    """TPMS_ATTEST, TPMT_SIGNATURE of the attestation key, and the values that were quoted by number."""
+
+    attested: bytes
+    signature: bytes
+    values: dict[int, bytes]
+
+
 class KeyRequest(msgspec.Struct, array_like=True):
     """`generate_key`, `delete_key`, `renew_key`, `switch_key`: by label; the last and `delete_key` take one with its version."""
 

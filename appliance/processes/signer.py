@@ -48,6 +48,7 @@ from appliance.journal import event, start_journal
 from appliance.model import certificates
 from appliance.net.local_sockets import Handler, LocalServer, inherited_sockets
 from appliance.processes.announcing import announce_forever
+from appliance.processes.attesting import Attesting
 from appliance.processes.key_acts import KeyActs
 from appliance.processes.running import run, until_stopped
 from appliance.settings import BoxSettings, SignerSettings, load
@@ -99,6 +100,7 @@ class Signer:
         self._thread = TokenThread(settings.queue_max, clock)
         self._audit = AuditTrail(state, "signer")
         self._acts = KeyActs(held, self._book, clock, self._audit, self._act, self._require_ready)
+        self._attesting = Attesting(held, self._audit, self._act)
         self._refused_pin = pin.RefusedPin(state / "keys")
         self._facts = TokenFacts(settings.token, settings.token_label, settings.token_serial, token.ABSENT)
         self._pin_noted = False
@@ -141,6 +143,7 @@ class Signer:
             "list_tokens": self._list_tokens,
             "init_token": self._init_token,
             **self._acts.handlers(),
+            **self._attesting.handlers(),
             "unlock": self._unlock,
             "change_pin": self._change_pin,
         }
