@@ -191,7 +191,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "preparar el token: borra todo lo que tiene y pone sus PIN (TPM: sólo lo revisa)",
         "initialise the token: erases all that it holds and sets its PINs (TPM: only looks at it)",
     ),
-    "token.yes": ("sí, aunque tenga llaves: se pierden", "yes, even if it holds keys: they are lost"),
+    "token.yes": ("sí, aunque tenga claves: se pierden", "yes, even if it holds keys: they are lost"),
     "token.so_pin": ("PIN del oficial de seguridad (SO): ", "Security officer's PIN (SO): "),
     "token.initialised": ("El token está preparado.", "The token is initialised."),
     "token.head.maker": ("Tipo", "Kind"),
