@@ -89,7 +89,7 @@ class ClientFront:
             return True
         except CorruptStateError:
             raise
-        except Exception as error:  # a bug of ours costs this connection, never the others' (appliance/README.md)
+        except Exception as error:  # a bug of ours costs this connection, never the others' (net/README.md)
             if begun:  # what follows a written head cannot be told from the body
                 connection.abort()
                 let_go(error)

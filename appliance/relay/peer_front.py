@@ -106,7 +106,7 @@ class PeerFront:
             return True
         except CorruptStateError:
             raise
-        except Exception as error:  # a bug of ours costs this connection, never the others' (appliance/README.md)
+        except Exception as error:  # a bug of ours costs this connection, never the others' (net/README.md)
             if begun:
                 connection.abort()
                 let_go(error)
