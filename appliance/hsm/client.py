@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-from appliance.hsm.wire import HandshakeRequest, KeyRecord, SealReply, SealRequest, TokenStatus
+from appliance.hsm.wire import HandshakeRequest, KeyRecord, SealReply, SealRequest
 from appliance.net.local_sockets import BlockingClient, LocalClient, NeighbourAwayError, channel_path
 
 SIGN_S_MAX = 15.0
@@ -36,10 +36,6 @@ class SignerClient:
     async def keys(self) -> list[KeyRecord]:
         """Every key with its certificates, the one in force first."""
         found: list[KeyRecord] = await self._client.call("list_keys", None, list[KeyRecord])
-        return found
-
-    async def token_status(self) -> TokenStatus:
-        found: TokenStatus = await self._client.call("token_status", None, TokenStatus)
         return found
 
     def close(self) -> None:

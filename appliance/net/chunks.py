@@ -34,11 +34,6 @@ class MalformedError(PeerProtocolError):
         self.status = status
 
 
-def chunk_line(size: int) -> bytes:
-    """What stands before `size` bytes of a body; the caller sends the bytes and CRLF after it. Size 0 is LAST_CHUNK's business."""
-    return b"%x\r\n" % size
-
-
 def chunk(data: bytes) -> bytes:
     """One whole chunk; copies `data`. Nothing for no data, because an empty chunk would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""

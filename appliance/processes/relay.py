@@ -11,7 +11,6 @@ import hashlib
 import logging
 import signal
 import socket
-import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from appliance.exchange.client_side import ClientSide
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.provider_side import ProviderSide
 from appliance.hsm.client import SignerClient
-from appliance.journal import event, start_journal
+from appliance.journal import start_journal
 from appliance.messagelog.wire import Append, Appended
 from appliance.model.identifiers import ClientId, ServerId
 from appliance.net import token_key
@@ -73,7 +72,7 @@ class Relay:
         self, state: Path, box: BoxSettings, relay: RelaySettings, clock: Clock, log: logging.Logger, group: asyncio.TaskGroup
     ) -> None:
         server = ServerId(ClientId(box.instance, box.member_class, box.member_code), box.server_code)
-        self._state, self._settings, self._clock, self._log, self._group = state, relay, clock, log, group
+        self._settings, self._group = relay, group
         self.counters: Counter[str] = Counter()
         recorder = LocalClient(channel_path(state, "recorder", "relay"))
         signer = SignerClient(state, "relay")
@@ -206,9 +205,7 @@ class Relay:
             self._group.create_task(self.refusals.stranger("peer.tls_rejected", error.kind, address, str(error)))
 
     def _bug(self, address: str, error: Exception) -> None:
-        self.counters["box.bug"] += 1
-        text = "".join(traceback.format_exception(error))
-        event(self._log, logging.CRITICAL, "box.bug", address=address, traceback=text)
+        self.refusals.bug(error, address=address)
 
 
 def _limits(relay: RelaySettings) -> ListenerLimits:

@@ -79,10 +79,6 @@ class ServiceBook:
     def health(self) -> list[ServiceHealth]:
         return [ServiceHealth(name, url, s.ok_us, s.failed_us, s.error) for (name, url), s in self._seen.items()]
 
-    def keep_only(self, named: set[tuple[str, str]]) -> None:
-        """Forgets services that no configuration names any more."""
-        self._seen = {key: seen for key, seen in self._seen.items() if key in named}
-
     def _of(self, name: str, url: str) -> _Seen:
         if (name, url) not in self._seen and len(self._seen) >= SERVICES_MAX:
             self._seen.pop(next(iter(self._seen)))

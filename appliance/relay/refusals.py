@@ -59,7 +59,8 @@ class Refusals:
         """Counts and records the error; returns what the asker is told. Afterwards the error holds no frames (and no open bodies)."""
         try:
             if not isinstance(error, XacbeError):
-                return self._bug(error, where, request_id)
+                self.bug(error, where=where, request_id=request_id)
+                return faults.fault_of_bug(where, detail=request_id, spelling=self._spelling)
             self._counters[error.kind] += 1
             if isinstance(error, PeerFaultError):
                 event(self._log, logging.INFO, "exchange.fault_passed_on", code=error.fault.code, request_id=request_id, **facts)
@@ -81,14 +82,10 @@ class Refusals:
             short = {name: value[:200] for name, value in facts.items()}
             await self.audit("exchange.refused", {"kind": error.kind, "where": where, "request_id": request_id, **short})
 
-    def _bug(self, error: Exception, where: str, request_id: str) -> Fault:
+    def bug(self, error: Exception, **facts: str) -> None:
+        """What should never happen: counted, and told whole."""
         self._counters["box.bug"] += 1
-        text = "".join(traceback.format_exception(error))
-        event(self._log, logging.CRITICAL, "box.bug", where=where, request_id=request_id, traceback=text)
-        return faults.fault_of_bug(where, detail=request_id, spelling=self._spelling)
-
-    def counted(self, kind: str) -> None:
-        self._counters[kind] += 1
+        event(self._log, logging.CRITICAL, "box.bug", traceback="".join(traceback.format_exception(error)), **facts)
 
     async def stranger(self, name: str, kind: str, address: str, reason: str) -> None:
         """An audit record about somebody without a name: thinned."""
