@@ -545,6 +545,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "enrolment.out": ("archivo de la solicitud", "file of the request"),
     "enrolment.file": ("respuesta de CEIQROO", "CEIQROO's answer"),
     "enrolment.key_ready": ("clave lista en el token: {label}", "key ready in the token: {label}"),
+    "enrolment.no_wrapping_key": (
+        "sin clave `wrap`: la bitácora no puede cifrar los cuerpos",
+        "without the key `wrap` the log cannot encrypt bodies",
+    ),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
 } | KIND_TEXTS
 

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from appliance import settings
+from appliance.errors import RefusedError
+from appliance.hsm import keyring
 from appliance.hsm import wire as hsm
+from appliance.hsm.token import MechanismMissingError
 from appliance.net.local_sockets import BlockingClient, channel_path
 from appliance.settings import BoxSettings, RelaySettings
 from appliance.supervision.wire import ChangeEnrolment
-from appliance.texts import text
+from appliance.texts import refusal, text
 from appliance.topology import CONSOLE
 from appliance.trust.wire import AnchorInstall
 
@@ -55,9 +58,23 @@ def _request(arguments: argparse.Namespace) -> int:
         made = signer.call("request_certificate", hsm.CertificateRequest(label, subject, names), bytes)
         requests[label] = base64.b64encode(made).decode()
         print(text("enrolment.key_ready", label=label), file=sys.stderr)
+    _make_wrapping_key(signer, present)
     server = f"{box.instance}/{box.member_class}/{box.member_code}/{box.server_code}"
     arguments.out.write_text(json.dumps({"server": server, "requests": requests}, indent=1) + "\n")
     return 0
+
+
+def _make_wrapping_key(signer: BlockingClient, present: set[str]) -> None:
+    """The key above the data keys of bodies: secret, without certificate. A box whose token cannot is told so, and enrols."""
+    if keyring.WRAP not in present:
+        try:
+            signer.call("generate_key", hsm.KeyRequest(keyring.WRAP))
+        except RefusedError as error:
+            if error.kind != MechanismMissingError.kind:
+                raise
+            print(refusal(error.kind, text("enrolment.no_wrapping_key")), file=sys.stderr)
+            return
+    print(text("enrolment.key_ready", label=keyring.WRAP), file=sys.stderr)
 
 
 def _wanted(box: BoxSettings, address: str) -> list[tuple[str, list[tuple[str, str]], list[str]]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from appliance.hsm.wire import CertificateImport, KeyRecord
+from appliance.hsm.wire import CertificateImport, KeyRecord, WrapRequest
 from tests.hsm import parts
 from tests.hsm.parts import TokenProcess, on_loop
 from tests.hsm.signer_box import SEAL, SignerBox, signer_box
@@ -105,3 +105,22 @@ async def test_wrong_words_are_told_and_change_nothing(tmp_path: Path) -> None:
             assert (code, err.partition(":")[0]) == (1, kind)
         again = await box.client("console").call("import_certificate", CertificateImport(SEAL, made.certificates[0]), KeyRecord)
         assert again.certificates == made.certificates
+
+
+@pytest.mark.parametrize("kind", parts.KINDS)
+@on_loop
+async def test_an_enrolment_makes_every_key_of_the_box_the_wrapping_key_among_them(kind: str, tmp_path: Path) -> None:
+    planned = parts.plan(kind, tmp_path / "token")
+    with parts.running(planned):
+        async with signer_box(tmp_path / "box", planned) as box:
+            for _ in range(2):  # the second time everything is there
+                code, _, err = await xacbe(box, "enrolment", "request", "--out", str(tmp_path / "request.json"))
+                assert (code, "key ready in the token: wrap" in err) == (0, True), err
+            listed = {key["label"]: key["algorithm"] for key in json.loads((await xacbe(box, "key", "list", "--json"))[1])}
+            assert listed.pop("wrap") == "HMAC-SHA256"
+            assert listed == dict.fromkeys((SEAL, "tls-peer", "tls-internal", "tls-report", "log"), "EC-P256")
+            asked = json.loads((tmp_path / "request.json").read_text())
+            assert sorted(asked["requests"]) == sorted(listed)
+            recorder = box.client("recorder")
+            blob = await recorder.call("wrap", WrapRequest(bytes(32), b"body"), bytes)
+            assert await recorder.call("unwrap", WrapRequest(blob, b"body"), bytes) == bytes(32)
