@@ -68,6 +68,8 @@ PROCESSES: tuple[Process, ...] = (
             "sign_checkpoint": ("recorder",),
             "wrap": ("recorder",),
             "unwrap": ("recorder",),
+            "advance_counter": ("recorder",),
+            "read_counter": ("recorder", CONSOLE),
             "list_tokens": (CONSOLE,),
             "init_token": (CONSOLE,),
             "tpm_identity": (CONSOLE,),

@@ -167,6 +167,10 @@ class TpmToken:
 
         return self._asked(with_room)
 
+    def lend(self, act: Callable[[Any], Result]) -> Result:
+        """Lends the connection to what needs no place in the TPM (`hsm.nv_counter`)."""
+        return self._asked(lambda: act(self._context))
+
     def public_area(self, label: str) -> bytes:
         """TPM2B_PUBLIC of a key. Raises KeyMissingError."""
         if label not in self._blobs:
@@ -214,6 +218,8 @@ class TpmToken:
         if not error.rc & _LAYER_MASK:
             if error.rc == int(TPM2_RC.LOCKOUT):
                 return PinLockedError("the TPM is in dictionary-attack lock-out")
+            if error.rc == int(TPM2_RC.NV_SPACE):
+                return MechanismMissingError("the TPM has no room for the counter")
             if code in _CANNOT:
                 return MechanismMissingError(f"TPM: {error}")
             if code in _NOT_OURS:

@@ -2,6 +2,10 @@
 
 Pure. The operations and who may call them stand in `appliance.topology`. Key labels: `seal/<CLASS>/<CODE>` for each member, `tls-peer`,
 `tls-internal`, `tls-report`, `log`, `wrap`. A renewed key has its version behind it (`tls-peer/2`); who only uses keys never says versions.
+
+`advance_counter` and `read_counter` take nothing and answer with a count (int) that outlives everything but its TPM;
+`token.mechanism_missing` from other tokens, `token.busy` where it goes up too often. An answer that was lost may have counted: nobody may
+expect the last count plus one.
 """
 
 from __future__ import annotations

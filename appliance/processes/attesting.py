@@ -1,4 +1,4 @@
-"""What the signer says of its TPM: identity and credential for a person's enrolment, quotes for the reporter too. Not of other tokens."""
+"""What only a TPM does: identity and credential for a person's enrolment, quotes for the reporter too, a count for the recorder's log."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from appliance.clock import Clock
 from appliance.hsm.audit_trail import AuditTrail
-from appliance.hsm.token import MechanismMissingError, Token
+from appliance.hsm.token import MechanismMissingError, Token, TokenBusyError
 from appliance.hsm.wire import CredentialChallenge, QuoteReply, QuoteRequest, TpmIdentity
 from appliance.net.local_sockets import Handler
 from appliance.processes.key_acts import AtToken
@@ -20,11 +21,18 @@ BLOB_BYTES_MAX = 1024
 class Attesting:
     """Handlers over the token of this box. Raises MechanismMissingError where that is not a TPM."""
 
-    def __init__(self, held: Token, audit: AuditTrail, at_token: AtToken) -> None:
-        self._token, self._audit, self._at_token = held, audit, at_token
+    def __init__(self, held: Token, clock: Clock, audit: AuditTrail, at_token: AtToken) -> None:
+        self._token, self._clock, self._audit, self._at_token = held, clock, audit, at_token
+        self._allowance: Any = None
 
     def handlers(self) -> dict[str, Handler]:
-        return {"tpm_identity": self._identity, "activate_credential": self._activate, "quote": self._quote}
+        return {
+            "tpm_identity": self._identity,
+            "activate_credential": self._activate,
+            "quote": self._quote,
+            "advance_counter": self._advance_counter,
+            "read_counter": self._read_counter,
+        }
 
     async def _identity(self, caller: str, payload: bytes) -> TpmIdentity:
         from appliance.hsm import attestation  # the TPM's library: only where a TPM is asked for
@@ -48,8 +56,29 @@ class Attesting:
         made = await self._lent(lambda context: attestation.quote(context, request.nonce, request.pcrs or attestation.PCRS))
         return QuoteReply(made.attested, made.signature, made.values)
 
+    async def _advance_counter(self, caller: str, payload: bytes) -> int:
+        lend = self._lending("lend", "only a TPM counts")
+        from appliance.hsm import nv_counter
+
+        self._allowance = self._allowance or nv_counter.Allowance(self._clock.monotonic_s())
+        wait_s = self._allowance.take(self._clock.monotonic_s())
+        if wait_s is not None:
+            raise TokenBusyError(f"too often for the chip's memory: again in {wait_s:.0f} s", retry_after_s=wait_s)
+        return await self._at_token(lambda: lend(nv_counter.advance))
+
+    async def _read_counter(self, caller: str, payload: bytes) -> int:
+        lend = self._lending("lend", "only a TPM counts")
+        from appliance.hsm import nv_counter
+
+        return await self._at_token(lambda: lend(nv_counter.read))
+
     async def _lent(self, act: Callable[[Any], Result]) -> Result:
-        lend = getattr(self._token, "attest", None)  # of the TPM's maker alone, and not part of the interface
-        if lend is None:
-            raise MechanismMissingError("only a TPM attests")
+        lend = self._lending("attest", "only a TPM attests")
         return await self._at_token(lambda: lend(act))
+
+    def _lending(self, name: str, otherwise: str) -> Callable[[Callable[[Any], Any]], Any]:
+        """How the TPM's maker lends its connection: of that maker alone, and not part of the interface."""
+        lend: Callable[[Callable[[Any], Any]], Any] | None = getattr(self._token, name, None)
+        if lend is None:
+            raise MechanismMissingError(otherwise)
+        return lend

@@ -100,7 +100,7 @@ class Signer:
         self._thread = TokenThread(settings.queue_max, clock)
         self._audit = AuditTrail(state, "signer")
         self._acts = KeyActs(held, self._book, clock, self._audit, self._act, self._require_ready)
-        self._attesting = Attesting(held, self._audit, self._act)
+        self._attesting = Attesting(held, clock, self._audit, self._act)
         self._refused_pin = pin.RefusedPin(state / "keys")
         self._facts = TokenFacts(settings.token, settings.token_label, settings.token_serial, token.ABSENT)
         self._pin_noted = False
