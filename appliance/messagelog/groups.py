@@ -10,9 +10,19 @@ from dataclasses import dataclass, field
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.messagelog import record
-from appliance.messagelog.record import FIRST_OF_GROUP, KINDS, AuditEntry, Entry, MessageEntry, Position, SignatureEntry
+from appliance.messagelog.record import (
+    FIRST_OF_GROUP,
+    KINDS,
+    AuditEntry,
+    Entry,
+    MessageContent,
+    MessageEntry,
+    Position,
+    SignatureContent,
+    SignatureEntry,
+)
 
-RECORD_OVERHEAD_BYTES = record.HEAD.size + record.CRC_BYTES
+RECORD_OVERHEAD_BYTES = record.HEAD.size + record.DIGEST_BYTES + record.CRC_BYTES
 
 SignatureKey = tuple[bytes, bytes | None]
 """Digest of the signature document, and the chain result it came with."""
@@ -24,13 +34,22 @@ class LogFullError(UnavailableError):
     kind = "log.full"
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature to be stored once for all messages of its batch."""
+
+    entry: SignatureEntry
+    content: SignatureContent
+
+
 @dataclass(slots=True)
 class Draft:
     """A record to be. Of a message: `signature` is stored before it unless it is known, `body` is its unnamed file."""
 
     entry: Entry
-    signature: SignatureEntry | None = None
+    signature: Signature | None = None
     body: int | None = None
+    content: MessageContent | None = None
     essential: bool = False
     """May use all of the reserve: stamps, outages, unconfirmed records, start and end. Few by their nature."""
     audit: bool = False
@@ -75,17 +94,19 @@ class Plan:
     position: Position
     at_us: int
     group: Group = field(default_factory=lambda: Group([]))
-    payloads: list[bytes] = field(default_factory=list)
+    payloads: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """(payload, content) of each record."""
     bodies: list[tuple[int, int]] = field(default_factory=list)
     """(unnamed file, sequence) of each body that gets its name."""
     signatures: dict[SignatureKey, int] = field(default_factory=dict)
     size: int = 0
 
-    def _number(self, entry: Entry, payload: bytes) -> Written:
+    def _number(self, entry: Entry, content: MessageContent | SignatureContent | None) -> Written:
         written = Written(KINDS[type(entry)], self.position.sequence + len(self.payloads) + 1, self.at_us, entry)
-        self.payloads.append(payload)
+        payload, stored = record.encode_entry(entry), b"" if content is None else record.encode_entry(content)
+        self.payloads.append((payload, stored))
         self.group.written.append(written)
-        self.size += len(payload) + RECORD_OVERHEAD_BYTES
+        self.size += len(payload) + len(stored) + RECORD_OVERHEAD_BYTES
         return written
 
     def add(self, draft: Draft, known: Mapping[SignatureKey, int], room: Room) -> None:
@@ -97,16 +118,16 @@ class Plan:
             return
         if isinstance(entry, MessageEntry) and draft.signature is not None:
             entry.signature = self._signature(draft.signature, known)
-        written = self._number(entry, record.encode_entry(entry))
+        written = self._number(entry, draft.content)
         if draft.body is not None:
             self.bodies.append((draft.body, written.sequence))
         self.group.results.append(written)
 
-    def _signature(self, signature: SignatureEntry, known: Mapping[SignatureKey, int]) -> int:
-        key = (signature.digest, signature.chain_result)
+    def _signature(self, signature: Signature, known: Mapping[SignatureKey, int]) -> int:
+        key = (signature.entry.digest, signature.content.chain_result)
         sequence = known.get(key) or self.signatures.get(key)
         if sequence is None:
-            sequence = self._number(signature, record.encode_entry(signature)).sequence
+            sequence = self._number(signature.entry, signature.content).sequence
             self.signatures[key] = sequence
         return sequence
 
@@ -115,8 +136,8 @@ class Plan:
         position = Position(self.position.sequence, self.position.link)
         pieces = []
         flags = FIRST_OF_GROUP
-        for written, payload in zip(self.group.written, self.payloads, strict=True):
-            piece = record.encode(position, mark, written.kind, flags, self.at_us, payload)
+        for written, (payload, content) in zip(self.group.written, self.payloads, strict=True):
+            piece = record.encode(position, mark, written.kind, flags, self.at_us, payload, content)
             written.segment, written.offset, written.size = segment, offset, len(piece)
             offset += len(piece)
             pieces.append(piece)
@@ -134,12 +155,12 @@ def plan(drafts: Sequence[Draft], position: Position, at_us: int, known: Mapping
 
 def _estimate(draft: Draft) -> int:
     """At least what a message takes, its signature included whether or not it is known."""
-    entry, signature = draft.entry, draft.signature
+    entry, signature, content = draft.entry, draft.signature, draft.content
     size = 2 * RECORD_OVERHEAD_BYTES + 1024
-    if isinstance(entry, MessageEntry):
-        size += len(entry.message) + len(entry.body or b"") + len(entry.chain or b"")
-    elif isinstance(entry, AuditEntry):
+    if content is not None:
+        size += len(content.message) + len(content.body or b"") + len(content.chain or b"")
+    if isinstance(entry, AuditEntry):
         size += len(record.encode_entry(entry))
     if signature is not None:
-        size += len(signature.signature) + len(signature.chain_result or b"")
+        size += len(signature.content.signature) + len(signature.content.chain_result or b"")
     return size

@@ -27,7 +27,7 @@ from appliance.messagelog.record import (
 from appliance.messagelog.stamping import Waiting
 from appliance.messagelog.wire import ListRecords, RecordSummary
 
-FORMAT = 2
+FORMAT = 3
 WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE = "waiting", "stamped", "provisional", "unconfirmed"
 _W, _S, _P, _U = 0, 1, 2, 3
 _STATES = (WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE)
@@ -188,7 +188,7 @@ class Index:
             self._name(connection, entry.client),
             self._name(connection, entry.service),
             None if represented is None else self._name(connection, represented),
-            len(entry.message) + entry.body_bytes,
+            entry.message_bytes + entry.body_bytes,
             entry.signature,
             entry.ends_us,
             None if entry.replay_key is None else entry.replay_key[:REPLAY_BYTES],

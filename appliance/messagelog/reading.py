@@ -38,22 +38,23 @@ class Reader:
         place, summary = self._index.place(sequence), self._index.summary(sequence)
         if place is None or summary is None:
             raise UnknownRecordError(f"there is no message {sequence}")
-        message = self._entry(sequence, place.offset, MessageEntry)
-        signature = self._entry(place.signature, place.signature_offset, SignatureEntry)
+        message, stored = self._entry(sequence, place.offset, MessageEntry)
+        signature, stored_signature = self._entry(place.signature, place.signature_offset, SignatureEntry)
+        said, signed = record.decode_message(stored), record.decode_signature(stored_signature)
         token = chain_result = chain = None
         if place.stamp is not None and place.stamp_offset is not None:
-            stamp = self._entry(place.stamp, place.stamp_offset, StampEntry)
+            stamp, _ = self._entry(place.stamp, place.stamp_offset, StampEntry)
             token, chain_result = stamp.token, stamp.chain_result
             chain = self._stamp_chain(stamp, signature) if chain_result is not None else None
         descriptor = self._store.open_body(sequence) if message.body_file else None
         seal = Seal(
-            signature.signature,
-            signature.chain_result,
-            message.chain,
+            signed.signature,
+            signed.chain_result,
+            said.chain,
             signature.ocsp_produced_at_us,
             signature.ocsp_this_update_us,
         )
-        content = RecordContent(summary, message.message, message.body, descriptor is not None, seal, token, chain_result, chain)
+        content = RecordContent(summary, said.message, said.body, descriptor is not None, seal, token, chain_result, chain)
         return content, descriptor
 
     def audits(self, limit: int) -> list[AuditRecord]:
@@ -78,7 +79,7 @@ class Reader:
         offset = self._index.signature_offset(sequence)
         if offset is None:
             raise UnknownRecordError(f"there is no signature {sequence}")
-        return self._entry(sequence, offset, SignatureEntry).signature
+        return record.decode_signature(self._entry(sequence, offset, SignatureEntry)[1]).signature
 
     def _stamp_chain(self, stamp: StampEntry, signature: SignatureEntry) -> bytes:
         """Made again from the leaves in their order: the same leaves give the same chains (sheet 4.5)."""
@@ -88,12 +89,15 @@ class Reader:
             raise StampMismatchError("the stamp's leaves do not give the document that was stamped")
         return batch.chain(digests.index(signature.digest))
 
-    def _entry(self, sequence: int, offset: int, kind: type[Kind]) -> Kind:
+    def _entry(self, sequence: int, offset: int, kind: type[Kind]) -> tuple[Kind, bytes]:
+        """The entry and its content. Raises UnknownRecordError, also where the content was cut off."""
         found = self._store.read(sequence, offset)
         entry = record.decode_entry(found.kind, found.payload)
         if not isinstance(entry, kind):
             raise UnknownRecordError(f"record {sequence} is of another type")
-        return entry
+        if found.is_content_cut:
+            raise UnknownRecordError(f"the content of record {sequence} is not kept any more")
+        return entry, found.content
 
 
 def descriptor_for(descriptor: int | None) -> int:

@@ -2,10 +2,13 @@
 
 Pure. A segment is a head and then records:
 
-    segment  `magic(8) format(2) spare(6) salt(16)`
-    record   `mark(4) length(4) type(1) flags(1) sequence(8) at(8) previous(32)` payload(length) `crc(4)`      big endian
+    segment  `magic(8) format(2) spare(6) salt(16)`      all big endian
+    record   `mark(4) length(4) content(4) type(1) flags(1) sequence(8) at(8) previous(32)` [digest(32)] payload content `crc(4)`
 
-`previous` is the SHA-256 of the record before, without its crc: over head and payload, so every field of every earlier record is under it.
+What is linked begins at `type` and ends with the payload. `previous` is the record before as a leaf of an RFC 6962 tree: the SHA-256 of a
+zero byte and what is linked of it, so every field of every earlier record is under it, and the links are the tree's leaves.
+The content (messages, bodies, signature documents) is under the link by its SHA-256, which stands before the payload where there is one
+(HAS_CONTENT). Retention cuts contents off (`without_content`): the record keeps its link, its place in the tree and its proofs.
 `mark` is drawn from the segment's salt and seeds the crc: a message whose body spells out a record cannot pass for one after a torn write.
 Records written by one sync form a group; the first of a group is flagged, because it proves that the group before it had been synced.
 Payloads are MessagePack arrays: a newer version appends fields, and a type that this version does not know is carried along unread.
@@ -26,18 +29,24 @@ import msgspec
 from appliance.errors import CorruptStateError
 
 MAGIC = b"XACBELOG"
-FORMAT = 1
+FORMAT = 2
 SEGMENT_HEAD = Struct("!8sH6x16s")
 SALT_BYTES = 16
-HEAD = Struct("!IIBBQQ32s")
+HEAD = Struct("!IIIBBQQ32s")
+LINKED_AT = 12
+"""Where the linked part of a record begins: mark and lengths change when a content is cut off."""
+_FRAME, _LINKED_HEAD = Struct("!III"), Struct("!BBQQ32s")
+DIGEST_BYTES = 32
 CRC_BYTES = 4
 NO_LINK = bytes(32)
 """What the very first record names as the one before."""
 PAYLOAD_BYTES_MAX = 8 << 20
-"""Twice the largest local frame: a longer length is damage, not a record."""
+"""Twice the largest local frame, for payload and content each: a longer length is damage, not a record."""
 
 BOOT, CLOSE, SIGNATURE, MESSAGE, STAMP, AUDIT, OUTAGE, UNCONFIRMED = 1, 2, 3, 4, 5, 6, 7, 8
-FIRST_OF_GROUP = 1
+FIRST_OF_GROUP, HAS_CONTENT = 1, 2
+LEAF = b"\0"
+"""What RFC 6962 hashes before a leaf."""
 
 Buffer = bytes | mmap.mmap
 
@@ -63,18 +72,16 @@ class CloseEntry(msgspec.Struct, array_like=True):
 
 
 class SignatureEntry(msgspec.Struct, array_like=True):
-    """A signature as received or made, kept once for all messages of its batch, byte for byte."""
+    """A signature as received or made, kept once for all messages of its batch, byte for byte in its content (SignatureContent)."""
 
     digest: bytes
-    """SHA-512 of `signature`: the leaf of batch time stamps (sheet 4.8)."""
-    signature: bytes
-    chain_result: bytes | None
+    """SHA-512 of the signature document: the leaf of batch time stamps (sheet 4.8)."""
     ocsp_produced_at_us: int
     ocsp_this_update_us: int
 
 
 class MessageEntry(msgspec.Struct, array_like=True):
-    """One sealed message. `signature` is the sequence of its SIGNATURE record."""
+    """One sealed message; what it says is its content (MessageContent). `signature` is the sequence of its SIGNATURE record."""
 
     side: str
     direction: str
@@ -86,9 +93,7 @@ class MessageEntry(msgspec.Struct, array_like=True):
     service: str
     represented_party: str | None
     signature: int
-    chain: bytes | None
-    message: bytes
-    body: bytes | None
+    message_bytes: int
     body_file: bool
     """The body lies in `bodies/<sequence>.body`."""
     body_bytes: int
@@ -100,6 +105,21 @@ class MessageEntry(msgspec.Struct, array_like=True):
     """Of a received message; see `messagelog.replay`."""
     signed_at_us: int = 0
     """The signed SigningTime of a received message."""
+
+
+class SignatureContent(msgspec.Struct, array_like=True):
+    """META-INF/signatures.xml and the chain result that it signs, verbatim."""
+
+    signature: bytes
+    chain_result: bytes | None
+
+
+class MessageContent(msgspec.Struct, array_like=True):
+    """What was sealed, verbatim; the body only where it does not lie in a file."""
+
+    message: bytes
+    body: bytes | None
+    chain: bytes | None
 
 
 class StampEntry(msgspec.Struct, array_like=True):
@@ -141,6 +161,7 @@ class UnconfirmedEntry(msgspec.Struct, array_like=True):
     ended_us: int
 
 
+Content = SignatureContent | MessageContent
 Entry = BootEntry | CloseEntry | SignatureEntry | MessageEntry | StampEntry | AuditEntry | OutageEntry | UnconfirmedEntry
 
 ENTRIES: dict[int, type[Entry]] = {
@@ -156,6 +177,7 @@ ENTRIES: dict[int, type[Entry]] = {
 KINDS: dict[type[Entry], int] = {entry: kind for kind, entry in ENTRIES.items()}
 
 _encode = msgspec.msgpack.Encoder().encode
+_message_content, _signature_content = msgspec.msgpack.Decoder(MessageContent), msgspec.msgpack.Decoder(SignatureContent)
 _decoders: dict[int, msgspec.msgpack.Decoder[Any]] = {kind: msgspec.msgpack.Decoder(entry) for kind, entry in ENTRIES.items()}
 
 
@@ -169,9 +191,21 @@ class Record:
     at_us: int
     previous: bytes
     payload: bytes
+    content: bytes
+    """Empty where there is none, or where it was cut off."""
+    content_digest: bytes
     link: bytes
     offset: int
     size: int
+
+    @property
+    def is_content_cut(self) -> bool:
+        return bool(self.content_digest) and not self.content
+
+    @property
+    def fits_content(self) -> bool:
+        """Whether the content is the one that is under the link."""
+        return not self.content or hashlib.sha256(self.content).digest() == self.content_digest
 
 
 @dataclass(slots=True)
@@ -194,8 +228,18 @@ def mark_of(head: Buffer) -> int | None:
     return zlib.crc32(salt) if magic == MAGIC and version == FORMAT else None
 
 
-def encode_entry(entry: Entry) -> bytes:
+def encode_entry(entry: Entry | Content) -> bytes:
     return _encode(entry)
+
+
+def decode_message(content: bytes) -> MessageContent:
+    """Raises msgspec.MsgspecError where it is none."""
+    return _message_content.decode(content)
+
+
+def decode_signature(content: bytes) -> SignatureContent:
+    """Raises msgspec.MsgspecError where it is none."""
+    return _signature_content.decode(content)
 
 
 def decode_entry(kind: int, payload: bytes) -> Entry | None:
@@ -207,29 +251,54 @@ def decode_entry(kind: int, payload: bytes) -> Entry | None:
     return entry
 
 
-def encode(position: Position, mark: int, kind: int, flags: int, at_us: int, payload: bytes) -> bytes:
+def encode(position: Position, mark: int, kind: int, flags: int, at_us: int, payload: bytes, content: bytes = b"") -> bytes:
     """The next record's bytes; `position` moves on to it."""
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise RuntimeError(f"a payload of {len(payload)} bytes")  # frames and batches are bounded below this
+    if max(len(payload), len(content)) > PAYLOAD_BYTES_MAX:
+        raise RuntimeError(f"a payload of {len(payload)} and {len(content)} bytes")  # frames and batches are bounded below this
+    digest = b""
+    if content:
+        digest, flags = hashlib.sha256(content).digest(), flags | HAS_CONTENT
     position.sequence += 1
-    record = HEAD.pack(mark, len(payload), kind, flags, position.sequence, at_us, position.link) + payload
-    position.link = hashlib.sha256(record).digest()
+    linked = _LINKED_HEAD.pack(kind, flags, position.sequence, at_us, position.link) + digest + payload
+    position.link = hashlib.sha256(LEAF + linked).digest()
+    return _framed(mark, len(payload), linked, content)
+
+
+def without_content(record: Record, mark: int) -> bytes:
+    """The record's bytes after its content was cut off: same link, same place in the tree."""
+    linked = _LINKED_HEAD.pack(record.kind, record.flags, record.sequence, record.at_us, record.previous) + record.content_digest
+    return _framed(mark, len(record.payload), linked + record.payload, b"")
+
+
+def _framed(mark: int, payload_bytes: int, linked: bytes, content: bytes) -> bytes:
+    record = b"".join((_FRAME.pack(mark, payload_bytes, len(content)), linked, content))
     return record + zlib.crc32(record, mark).to_bytes(CRC_BYTES, "big")
+
+
+def size_of(head: bytes) -> int:
+    """How many bytes the record with this head takes."""
+    _, length, content, _, flags, *_ = HEAD.unpack(head)
+    return HEAD.size + (DIGEST_BYTES if flags & HAS_CONTENT else 0) + int(length) + int(content) + CRC_BYTES
 
 
 def read(data: Buffer, offset: int, mark: int) -> Record | None:
     """The record at `offset`, or None where there is no whole record with a good crc."""
     if len(data) - offset < HEAD.size + CRC_BYTES:
         return None
-    found, length, kind, flags, sequence, at_us, previous = HEAD.unpack_from(data, offset)
-    end = offset + HEAD.size + length
-    if found != mark or length > PAYLOAD_BYTES_MAX or end + CRC_BYTES > len(data):
+    found, length, content_bytes, kind, flags, sequence, at_us, previous = HEAD.unpack_from(data, offset)
+    if found != mark or length > PAYLOAD_BYTES_MAX or content_bytes > PAYLOAD_BYTES_MAX:
         return None
-    hashed = data[offset:end]
-    if zlib.crc32(hashed, mark).to_bytes(CRC_BYTES, "big") != data[end : end + CRC_BYTES]:
+    payload_at = HEAD.size + (DIGEST_BYTES if flags & HAS_CONTENT else 0)
+    content_at = payload_at + length
+    end = offset + content_at + content_bytes
+    if end + CRC_BYTES > len(data) or (content_bytes and not flags & HAS_CONTENT):
         return None
-    link = hashlib.sha256(hashed).digest()
-    return Record(kind, flags, sequence, at_us, previous, hashed[HEAD.size :], link, offset, end + CRC_BYTES - offset)
+    framed = data[offset:end]
+    if zlib.crc32(framed, mark).to_bytes(CRC_BYTES, "big") != data[end : end + CRC_BYTES]:
+        return None
+    link = hashlib.sha256(LEAF + framed[LINKED_AT:content_at]).digest()
+    payload, content, digest = framed[payload_at:content_at], framed[content_at:], framed[HEAD.size : payload_at]
+    return Record(kind, flags, sequence, at_us, previous, payload, content, digest, link, offset, end + CRC_BYTES - offset)
 
 
 def records(data: Buffer, mark: int, offset: int = SEGMENT_HEAD.size) -> Iterator[Record]:

@@ -22,11 +22,11 @@ from appliance.messagelog import audit
 from appliance.messagelog.bodies import Bodies
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
-from appliance.messagelog.groups import Draft, Group, Written
+from appliance.messagelog.groups import Draft, Group, Signature, Written
 from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
-from appliance.messagelog.record import SALT_BYTES, AuditEntry, CloseEntry, MessageEntry, SignatureEntry
+from appliance.messagelog.record import SALT_BYTES, AuditEntry, CloseEntry, MessageContent, MessageEntry
 from appliance.messagelog.replay import ReplayGuard
 from appliance.messagelog.signatures import RecentSignatures
 from appliance.messagelog.stamper import Stamper, TrustAgent
@@ -216,11 +216,12 @@ class Recorder:
         self._guard.claim(request.replay_key, request.signed_at_us, self._clock.now_us())
         return request.replay_key
 
-    async def _submit(self, request: Append, signature: SignatureEntry, key: bytes | None) -> asyncio.Future[Appended]:
+    async def _submit(self, request: Append, signature: Signature, key: bytes | None) -> asyncio.Future[Appended]:
         """Hands the record to the writer; the future is the answer. Nothing of it is durable when this raises."""
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         body = None if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
-        entry = _entry_of(request, signature, key)
+        entry = _entry_of(request, key)
+        content = MessageContent(request.message, request.body, request.seal.chain)
 
         def done(result: Written | XacbeError) -> None:
             if body is not None:
@@ -229,7 +230,7 @@ class Recorder:
                 self._not_written(result, request, answer)
                 return
             self.appended += 1
-            waiting = Waiting(result.sequence, entry.signature, signature.digest, entry.ends_us, result.at_us)
+            waiting = Waiting(result.sequence, entry.signature, signature.entry.digest, entry.ends_us, result.at_us)
             if request.stamp_first:
                 self.stamper.logged(result, waiting, answer)
                 return
@@ -238,7 +239,7 @@ class Recorder:
                 answer.set_result(Appended(result.sequence, result.at_us, None, None))
 
         try:
-            self._commit.submit(Draft(entry, signature, body), done)
+            self._commit.submit(Draft(entry, signature, body, content), done)
         except BaseException:
             if body is not None:
                 self._disk.close(body)
@@ -304,7 +305,7 @@ class Recorder:
         return found if found is not None else await self._follower.ask(lambda _: self._reader.signature(sequence))
 
 
-def _entry_of(request: Append, signature: SignatureEntry, key: bytes | None) -> MessageEntry:
+def _entry_of(request: Append, key: bytes | None) -> MessageEntry:
     return MessageEntry(
         side=request.side,
         direction=request.direction,
@@ -316,9 +317,7 @@ def _entry_of(request: Append, signature: SignatureEntry, key: bytes | None) -> 
         service=request.service,
         represented_party=request.represented_party,
         signature=0,
-        chain=request.seal.chain,
-        message=request.message,
-        body=request.body,
+        message_bytes=len(request.message),
         body_file=request.body_file is not None,
         body_bytes=request.body_bytes,
         body_digest=request.body_digest,

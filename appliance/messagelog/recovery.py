@@ -63,6 +63,8 @@ class ChainCheck:
                     raise BrokenLinkError(segment, offset, sequence + 1, f"record {found.sequence} stands in its place")
                 if found.previous != link:
                     raise BrokenLinkError(segment, offset, found.sequence, "does not name the record before it")
+                if not found.fits_content:
+                    raise BrokenLinkError(segment, offset, found.sequence, "its content is not the one that was logged")
                 sequence, link = found.sequence, found.link
                 if sequence in self._links_wanted:
                     self._links_wanted[sequence] = link

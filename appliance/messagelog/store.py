@@ -325,9 +325,9 @@ class Store:
         path = segment_path(first)
         head = self._disk.read(path, offset, record.HEAD.size)
         if len(head) == record.HEAD.size:
-            size = record.HEAD.unpack(head)[1] + record.HEAD.size + record.CRC_BYTES
-            found = record.read(self._disk.read(path, offset, min(size, record.PAYLOAD_BYTES_MAX * 2)), 0, self._marks[first])
-            if found is not None and found.sequence == sequence:
+            size = min(record.size_of(head), record.PAYLOAD_BYTES_MAX * 3)
+            found = record.read(self._disk.read(path, offset, size), 0, self._marks[first])
+            if found is not None and found.sequence == sequence and found.fits_content:
                 return found
         raise BrokenLinkError(first, offset, sequence, "not at its place any more")
 

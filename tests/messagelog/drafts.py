@@ -6,8 +6,8 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from appliance.messagelog.groups import Draft
-from appliance.messagelog.record import AuditEntry, MessageEntry, SignatureEntry
+from appliance.messagelog.groups import Draft, Signature
+from appliance.messagelog.record import AuditEntry, MessageContent, MessageEntry, SignatureContent, SignatureEntry
 
 HOUR_US = 3_600_000_000
 NOW_US = 1_750_000_000_000_000
@@ -30,14 +30,14 @@ class StillClock:
         self.s += seconds
 
 
-def signature(name: str, size: int = 900) -> SignatureEntry:
+def signature(name: str, size: int = 900) -> Signature:
     document = (f"<signature of {name}>" * size)[:size].encode()
-    return SignatureEntry(hashlib.sha512(document).digest(), document, f"<result {name}/>".encode(), NOW_US, NOW_US)
+    return Signature(
+        SignatureEntry(hashlib.sha512(document).digest(), NOW_US, NOW_US), SignatureContent(document, f"<result {name}/>".encode())
+    )
 
 
-def message(
-    query_id: str, batch: SignatureEntry | None = None, *, body: int | None = None, size: int = 300, received: bool = True
-) -> Draft:
+def message(query_id: str, batch: Signature | None = None, *, body: int | None = None, size: int = 300, received: bool = True) -> Draft:
     text = (f"message {query_id} " * size)[:size].encode()
     entry = MessageEntry(
         side="provider",
@@ -50,9 +50,7 @@ def message(
         service="QROO-TEST/GOB/2/provider/list",
         represented_party=None,
         signature=0,
-        chain=b"<chain/>",
-        message=text,
-        body=None,
+        message_bytes=len(text),
         body_file=body is not None,
         body_bytes=0,
         body_digest=None,
@@ -60,7 +58,7 @@ def message(
         ends_us=NOW_US + 8 * HOUR_US,
         replay_key=hashlib.sha512(text).digest() if received else None,
     )
-    return Draft(entry, batch or signature(query_id), body)
+    return Draft(entry, batch or signature(query_id), body, MessageContent(text, None, b"<chain/>"))
 
 
 def audit(event: str) -> Draft:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 
 import msgspec
 import pytest
@@ -123,6 +124,52 @@ def test_a_message_that_spells_out_a_record_does_not_turn_a_torn_tail_into_damag
     checked = ChainCheck().check(1, bytes(torn), last=True)
 
     assert checked.good_bytes == ends[0]
+
+
+@given(st.lists(st.binary(max_size=400), min_size=1, max_size=6), st.data())
+def test_a_record_whose_content_was_cut_keeps_its_link_and_its_place(contents: list[bytes], data: st.DataObject) -> None:
+    position, whole = Position(), HEAD
+    for content in contents:
+        whole += record.encode(position, MARK, record.AUDIT, record.FIRST_OF_GROUP, 5, b"payload", content)
+    written = list(record.records(whole, MARK))
+    kept = [data.draw(st.booleans()) for _ in written]
+
+    cut = HEAD + b"".join(
+        whole[each.offset : each.offset + each.size] if keep else record.without_content(each, MARK)
+        for each, keep in zip(written, kept, strict=True)
+    )
+
+    check = ChainCheck()
+    check.check(1, cut, last=True)
+    found = list(record.records(cut, MARK))
+    assert (check.position.sequence, check.position.link) == (len(contents), position.link)
+    assert [each.link for each in found] == [each.link for each in written]
+    assert [each.content for each in found] == [content if keep else b"" for content, keep in zip(contents, kept, strict=True)]
+    assert [each.is_content_cut for each in found] == [bool(content) and not keep for content, keep in zip(contents, kept, strict=True)]
+
+
+@pytest.mark.case("T26")
+def test_a_content_put_in_the_place_of_another_is_named_although_every_checksum_fits() -> None:
+    position = Position()
+    whole = [record.encode(position, MARK, record.AUDIT, 1, 5, b"payload", content) for content in (b"one", b"two", b"three")]
+    second = record.read(whole[1], 0, MARK)
+    assert second is not None
+    forged = record.without_content(second, MARK)[: -record.CRC_BYTES] + b"owt"
+    forged = forged[:8] + (3).to_bytes(4, "big") + forged[12:]
+    forged += zlib.crc32(forged, MARK).to_bytes(4, "big")
+
+    with pytest.raises(BrokenLinkError) as caught:
+        ChainCheck().check(1, HEAD + whole[0] + forged + whole[2], last=True)
+
+    assert caught.value.sequence == 2
+
+
+def test_the_link_is_the_leaf_hash_of_rfc_6962() -> None:
+    position = Position()
+    data = record.encode(position, MARK, record.AUDIT, 1, 5, b"payload", b"content")
+
+    linked = data[12 : record.HEAD.size] + hashlib.sha256(b"content").digest() + b"payload"
+    assert position.link == hashlib.sha256(b"\0" + linked).digest()
 
 
 def test_a_type_of_a_newer_version_is_carried_along() -> None:
