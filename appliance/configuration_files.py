@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from appliance.trust.global_configuration import (
     SharedParameters,
     parse_shared_parameters,
 )
+from appliance.trust.optional_parts import FILES, OptionalParts, parse_optional_parts
 from appliance.trust.trusted_configuration import ConfigurationAbsentError, ConfigurationInForce
 
 INSTANCE_FILE, METADATA = "instance-identifier", ".metadata"
@@ -31,7 +32,10 @@ SHARED_FILE, PRIVATE_FILE = "shared-params.xml", "private-params.xml"
 FILE_MODE, DIRECTORY_MODE = 0o644, 0o755
 """Other processes of the box read these files under users of their own; nothing in them is secret within the instance."""
 INSTANCES_MAX = 64
+OPTIONAL_BYTES_MAX = 64 << 10
+"""Each of the three optional parts is a few lines."""
 
+_FIXED = {SHARED: SHARED_FILE, PRIVATE: PRIVATE_FILE, **FILES}
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -41,7 +45,10 @@ class LoadedConfiguration:
 
     instance: str
     shared: dict[str, SharedParameters]
+    """By instance. What an own instance decides for all (freshness, nextUpdate) is in the others' as well."""
     expires_us: dict[str, int | None]
+    optional: OptionalParts = OptionalParts()
+    """Of the own instance."""
 
 
 def load_directory(path: Path) -> LoadedConfiguration:
@@ -64,7 +71,11 @@ def load_directory(path: Path) -> LoadedConfiguration:
         expires[found.instance] = _expiry(metadata)
     if instance not in shared:
         raise ConfigurationAbsentError(f"{path}: no shared parameters of {instance!r}")
-    return LoadedConfiguration(instance, shared, expires)
+    optional = parse_optional_parts(_optional_contents(path / quote(instance, safe="")))
+    own = shared[instance]
+    for name, found in shared.items():
+        shared[name] = replace(found, ocsp_freshness_s=own.ocsp_freshness_s, checks_next_update=optional.checks_next_update)
+    return LoadedConfiguration(instance, shared, expires, optional)
 
 
 def write_layout(path: Path, own: str, configurations: Iterable[ConfigurationInForce]) -> None:
@@ -125,11 +136,15 @@ class AcceptedStore:
         return _read(file, DIRECTORY_BYTES_MAX), contents
 
 
+def _optional_contents(folder: Path) -> dict[str, bytes]:
+    return {part: _read(folder / name, OPTIONAL_BYTES_MAX) for part, name in FILES.items() if (folder / name).is_file()}
+
+
 def _file_name(entry: PartEntry) -> str:
     """By identifier where it is fixed, else the last segment of the location: never a path of its own."""
-    fixed = {SHARED: SHARED_FILE, PRIVATE: PRIVATE_FILE}.get(entry.identifier)
+    fixed = _FIXED.get(entry.identifier)
     name = fixed or entry.location.rsplit("/", 1)[-1]
-    if not _FILE_NAME.fullmatch(name) or name.endswith(METADATA) or (fixed is None and name in (SHARED_FILE, PRIVATE_FILE)):
+    if not _FILE_NAME.fullmatch(name) or name.endswith(METADATA) or (fixed is None and name in _FIXED.values()):
         raise ConfigurationMalformedError(f"{entry.identifier}: an unusable file name")
     return name
 

@@ -45,6 +45,10 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
     "kind.log.index_unavailable": ("el índice del registro no está disponible; intente otra vez", "the log's index is away; try again"),
     # configuration and evidence
     "kind.configuration.absent": ("no hay configuración global", "there is no global configuration"),
+    "kind.exchange.unknown_instance": (
+        "no hay configuración vigente de esa instancia",
+        "no valid configuration of that instance",
+    ),
     "kind.configuration.expired": ("la configuración global venció", "the global configuration has expired"),
     "kind.configuration.malformed": ("la configuración global no se puede leer", "the global configuration cannot be read"),
     "kind.configuration.untrusted": ("la firma de la configuración global no vale", "the global configuration's signature does not hold"),

@@ -56,26 +56,27 @@ class ClientSide:
         # (1) the client is ours, registered with CEIQROO for this box, and proved itself as its mode asks
         self._check_client(request, arrival, local())
         # (2) the provider has a box, or the one that was asked for
-        routing.servers_for(request.service.provider, request.security_server, self._trust.shared())
+        provider = request.service.provider
+        routing.servers_for(provider, request.security_server, self._trust.shared(provider.instance))
         # (3) the body is here completely before anything is sealed or sent
         body = await source.receive()
         self._check_client(request, arrival, local())
-        servers = routing.servers_for(request.service.provider, request.security_server, self._trust.shared())
+        servers = routing.servers_for(provider, request.security_server, self._trust.shared(provider.instance))
         # (4) sealed with the member's key, (5) durable before anything leaves
         parts = [("/message.xml", request.digest)] + ([("/attachment1", body.digest)] if body else [])
         seal = await self._sealer.seal(request.client.member, parts)
         sent = Sealed(request.head, body, seal)
         await self._log.append(record_of(request, sent, side=CLIENT, direction=REQUEST, received=False))
         # (6) the peer answers with a sealed message, or with a fault that is passed on
-        answer = await self._peers.exchange(servers, request.service.provider, sent, request.request_id)
+        answer = await self._peers.exchange(servers, provider, sent, request.request_id)
         # (7) the answer's seal is the provider's, and it answers this very request
         response = parse_head(answer.head)
         if not isinstance(response, RestResponse):
             raise routing.AnswerBrokenError("the peer answered with a request")
         if answer.body is not None and response.status in BODILESS:
             raise routing.AnswerBrokenError(f"an answer of status {response.status} with a body")
-        shared = self._trust.shared()  # the answer took its time: what was valid before it may have ended
-        answer = verified(answer, response.digest, request.service.provider, shared, self._clock.now_us())
+        shared = self._trust.shared(provider.instance)  # the answer took its time: what was valid before it may have ended
+        answer = verified(answer, response.digest, provider, shared, self._clock.now_us())
         check_response(response, request, request_hash(request.digest, body.digest if body else None))
         # (8) durable and stamped, (9) within the eight-hour rule: now it may be delivered
         appended = await self._log.append(record_of(request, answer, side=CLIENT, direction=RESPONSE, received=True))

@@ -53,15 +53,16 @@ class PeerTrust:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._findings: dict[bytes, _Finding] = {}
-        self._made_with: SharedParameters | None = None
+        self._findings: dict[str, tuple[SharedParameters, dict[bytes, _Finding]]] = {}
+        """By instance, with the configuration that they were made with."""
 
-    def check_registered(self, certificate: bytes, shared: SharedParameters) -> SecurityServer:
-        """At the end of a handshake: the certificate is that of some server. Raises PeerNotRegisteredError."""
-        server = shared.server_by_auth_hash(hashlib.sha256(certificate).digest())
-        if server is None:
-            raise PeerNotRegisteredError("the certificate is not registered for any security server")
-        return server
+    def check_registered(self, certificate: bytes, *instances: SharedParameters) -> SecurityServer:
+        """At the end of a handshake: the certificate is that of some server of these instances. Raises PeerNotRegisteredError."""
+        key = _key(certificate)
+        for shared in instances:
+            if (server := shared.server_by_auth_hash(key)) is not None:
+                return server
+        raise PeerNotRegisteredError("the certificate is not registered for any security server")
 
     def check_sender(self, certificate: bytes, responses: Sequence[bytes], client: ClientId, shared: SharedParameters) -> None:
         """At the provider, for each message: the connection's box is one on which the client is registered."""
@@ -96,17 +97,22 @@ class PeerTrust:
             raise
         except UnverifiedError as error:
             raise PeerCertificateError(f"{error.kind}: {error}") from error
-        if len(self._findings) >= FINDINGS_MAX:
-            self._findings.clear()
-        self._findings[key] = _Finding(server, now_us + RECHECK_US)
+        findings = self._of(shared)
+        if len(findings) >= FINDINGS_MAX:
+            findings.clear()
+        findings[key] = _Finding(server, now_us + RECHECK_US)
         return server
 
     def _finding(self, key: bytes, shared: SharedParameters) -> _Finding | None:
-        if shared is not self._made_with:
-            self._findings.clear()
-            self._made_with = shared
-        finding = self._findings.get(key)
+        finding = self._of(shared).get(key)
         return finding if finding is not None and self._clock.now_us() < finding.until_us else None
+
+    def _of(self, shared: SharedParameters) -> dict[bytes, _Finding]:
+        made_with, findings = self._findings.get(shared.instance, (None, {}))
+        if made_with is not shared:
+            findings = {}
+            self._findings[shared.instance] = shared, findings
+        return findings
 
 
 def _key(certificate: bytes) -> bytes:

@@ -108,6 +108,11 @@ class System(Protocol):
 class Trust(Protocol):
     """The global configuration in force."""
 
-    def shared(self) -> SharedParameters:
-        """Raises ConfigurationExpiredError when there is none or it has expired."""
+    def shared(self, instance: str | None = None) -> SharedParameters:
+        """Of our own instance (None), or of one that CEIQROO federates with (II.2.X). Raises ConfigurationExpiredError when our own is
+        absent or has expired, InstanceUnknownError for an instance of which we hold none that is valid."""
+        ...
+
+    def instances(self) -> Sequence[SharedParameters]:
+        """Every instance that is valid now, our own first. Raises ConfigurationExpiredError."""
         ...

@@ -50,7 +50,7 @@ class ProviderSide:
         # (2) the whole message, (3) peer and right as they are now, (4) its seal: by the client's member, over head and body as received
         sealed = await source.receive()
         self._admit(request, peer, local())
-        sealed = verified(sealed, request.digest, request.client, self._trust.shared(), self._clock.now_us())
+        sealed = verified(sealed, request.digest, request.client, self._trust.shared(request.client.instance), self._clock.now_us())
         # (5) durable, stamped and not seen before (the recorder's guard against replay); (6) within the eight-hour rule
         appended = await self._log.append(record_of(request, sealed, side=PROVIDER, direction=REQUEST, received=True))
         check_delivery(sealed.seal, appended)
@@ -65,9 +65,9 @@ class ProviderSide:
         """The service that may be called now. The connection's certificate is registered for a server of the client, issued by an
         approved CA and good; the provider is ours; the client has the right; the service is switched on.
         """
-        shared = self._trust.shared()
-        self._peers.check_sender(peer.certificate, peer.ocsp_responses, request.client, shared)
-        if not is_registered(request.service.provider, self._server, shared):
+        foreign_or_own = self._trust.shared(request.client.instance)
+        self._peers.check_sender(peer.certificate, peer.ocsp_responses, request.client, foreign_or_own)
+        if not is_registered(request.service.provider, self._server, self._trust.shared()):
             raise ProviderUnknownError(f"{request.service.provider} is not a registered client of this box")
         service = local.service(request.service)
         if service is None:

@@ -17,6 +17,12 @@ class ProviderUnknownError(RefusedError):
     kind = "exchange.unknown_member"
 
 
+class InstanceUnknownError(RefusedError):
+    """A member of an instance of which we hold no valid configuration: CEIQROO does not federate with it, or its centre is silent."""
+
+    kind = "exchange.unknown_instance"
+
+
 class ServerUnsuitableError(RefusedError):
     """The server that the client asked for does not serve this provider."""
 

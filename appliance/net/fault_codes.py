@@ -42,6 +42,7 @@ ROWS: dict[str, Row] = {
     "exchange.invalid_security_server": Row("invalid_security_server"),
     "exchange.maintenance": Row("maintenance_mode"),
     "exchange.unknown_member": Row("unknown_member"),
+    "exchange.unknown_instance": Row("unknown_member"),
     # what the information system or the peer wrote
     "envelope.content_type": Row("invalid_content_type"),
     "envelope.malformed": Row("missing_header_field"),

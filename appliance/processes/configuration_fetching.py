@@ -57,6 +57,7 @@ class ConfigurationKeeper:
         self._fetched_us = 0
         self._published: dict[str, frozenset[tuple[str, bytes]]] = {}
         self._published_expires_us = 0
+        self._foreign_expires_us: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._random = random.Random()  # noqa: S311  jitter of waits
 
@@ -121,7 +122,12 @@ class ConfigurationKeeper:
 
     def view(self) -> View:
         """What other processes see: what the files say, never a later expiry than theirs. Generation 0 before the first configuration."""
-        return View(self.generation.value, self._instance, self._published_expires_us, self._fetched_us)
+        return View(self.generation.value, self._instance, self._published_expires_us, self._fetched_us, self._foreign_expires_us)
+
+    def ocsp_fetch_interval_s(self, wanted_s: int) -> int:
+        """How often to ask for OCSP responses: as often as this box wants to, or as its instance asks (sheet 6.6), the oftener."""
+        own = self._own.in_force if self.has_anchor else None
+        return wanted_s if own is None else min(wanted_s, own.optional.ocsp_fetch_interval_s)
 
     def waits_for(self) -> list[str]:
         if not self.has_anchor:
@@ -239,6 +245,7 @@ class ConfigurationKeeper:
         """A new generation only where content changed: a later expiry alone is no reason to read everything again."""
         own = self._own.in_force
         self._published_expires_us = 0 if own is None else own.expires_us
+        self._foreign_expires_us = {one.instance: one.expires_us for one in self._in_force() if one.instance != self._instance}
         contents = self._contents()
         if contents != self._published:
             self._published = contents

@@ -192,7 +192,7 @@ class EvidenceKeeper:
             break
         held.failures = 0 if good else held.failures + 1
         retry_s = min(self._settings.ocsp_retry_s, 2 ** min(held.failures - 1, 10)) if held.failures else 0
-        wait_s = self._settings.ocsp_fetch_interval_s if good else retry_s
+        wait_s = self._configuration.ocsp_fetch_interval_s(self._settings.ocsp_fetch_interval_s) if good else retry_s
         held.due_s = self._clock.monotonic_s() + wait_s
 
     async def _ask(self, url: str, digest: bytes, held: _Held, shared: SharedParameters) -> None:

@@ -194,7 +194,7 @@ class Relay:
         return waits, counters, facts
 
     def _configuration_changed(self) -> None:
-        self.contexts.configuration_changed(self.trust.current())
+        self.contexts.configuration_changed(self.trust.known())
         self.local.rebuild()
 
     def _connection_refused(self, address: str, error: XacbeError) -> None:

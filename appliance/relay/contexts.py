@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -59,8 +59,9 @@ class Contexts:
         """Our authentication certificate, DER, that the newest context towards peers shows: its OCSP response goes with every message."""
         return self._shown
 
-    def configuration_changed(self, shared: SharedParameters | None) -> None:
-        anchors = tuple(sorted(certificates.der(ca.certificate) for ca in shared.cas)) if shared else ()
+    def configuration_changed(self, instances: Sequence[SharedParameters]) -> None:
+        """The approved CAs of every instance: which of them counts for which peer is `exchange.peer_trust`'s decision."""
+        anchors = tuple(sorted({certificates.der(ca.certificate) for shared in instances for ca in shared.cas}))
         if anchors != self._anchors:
             self._anchors = anchors
             self._make_peer()

@@ -64,7 +64,7 @@ class PeerFront:
         """A box that CEIQROO did not register is turned away with a fault; a registered one is answered message after message."""
         certificate = connection.peer.certificate or b""
         try:
-            self._peers.check_registered(certificate, self._trust.shared())
+            self._peers.check_registered(certificate, *self._trust.instances())
         except XacbeError as error:
             if isinstance(error, PeerNotRegisteredError):
                 await self._turn_away(connection, error, certificate)

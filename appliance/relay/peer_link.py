@@ -61,7 +61,7 @@ class PeerLink:
 
     async def exchange(self, servers: Sequence[SecurityServer], provider: ClientId, request: Sealed, request_id: str) -> Sealed:
         """One message to the first server that answers and is believed. Nothing is retried once a byte was sent (sheet 10.1.5)."""
-        shared = self._trust.shared()
+        shared = self._trust.shared(provider.instance)
         connection = await self._sent(servers, provider, shared, request, request_id)
         try:
             return await self._answer(connection)

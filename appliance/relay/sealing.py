@@ -118,8 +118,9 @@ class Sealing:
         evidence = self._trust.evidence(hashlib.sha256(certificate).digest())
         if evidence is None:
             raise EvidenceAwayError("no OCSP response for the signing certificate")
-        freshness_s = self._trust.shared().ocsp_freshness_s
-        ends_us = autonomy.sealing_ends_at_us(evidence.produced_at_us, evidence.this_update_us, evidence.next_update_us, freshness_s)
+        shared = self._trust.shared()
+        next_update_us = evidence.next_update_us if shared.checks_next_update else None
+        ends_us = autonomy.sealing_ends_at_us(evidence.produced_at_us, evidence.this_update_us, next_update_us, shared.ocsp_freshness_s)
         if self._clock.now_us() >= ends_us:
             raise EvidenceAwayError("the OCSP response of the signing certificate is too old to seal with")
         return evidence

@@ -11,6 +11,7 @@ from pathlib import Path
 from appliance import configuration_files
 from appliance.clock import Clock
 from appliance.errors import UnavailableError, XacbeError
+from appliance.exchange.routing import InstanceUnknownError
 from appliance.journal import event
 from appliance.net.local_sockets import LocalClient
 from appliance.trust.global_configuration import SharedParameters
@@ -35,18 +36,37 @@ class TrustView:
         self._clock, self._log, self._agent, self._on_change = clock, log, agent, on_change
         self._shared: SharedParameters | None = None
         self._expires_us = 0
+        self._foreign: dict[str, SharedParameters] = {}
+        self._foreign_expires_us: dict[str, int] = {}
         self._evidence: dict[bytes, Evidence] = {}
         self._evidence_by_sha1: dict[bytes, Evidence] = {}
 
-    def shared(self) -> SharedParameters:
-        """The shared parameters of our instance. Raises ConfigurationExpiredError."""
-        if self._shared is None or self._clock.now_us() >= self._expires_us:
+    def shared(self, instance: str | None = None) -> SharedParameters:
+        """The shared parameters of our instance, or of one that it federates with. Raises ConfigurationExpiredError, InstanceUnknownError.
+
+        Ours must be valid for the other's to count: it is ours that vouches for the other's anchor.
+        """
+        now_us = self._clock.now_us()
+        if self._shared is None or now_us >= self._expires_us:
             raise ConfigurationExpiredError("no valid global configuration")
-        return self._shared
+        if instance is None or instance == self._shared.instance:
+            return self._shared
+        if now_us >= self._foreign_expires_us.get(instance, 0) or instance not in self._foreign:
+            raise InstanceUnknownError(f"no valid configuration of the instance {instance[:80]}")
+        return self._foreign[instance]
+
+    def instances(self) -> list[SharedParameters]:
+        """All that are valid now, ours first. Raises ConfigurationExpiredError."""
+        own, now_us = self.shared(), self._clock.now_us()
+        return [own, *(one for name, one in self._foreign.items() if now_us < self._foreign_expires_us.get(name, 0))]
 
     def current(self) -> SharedParameters | None:
-        """The last parameters seen, valid or not: for setting up TLS contexts."""
+        """The last parameters seen of our instance, valid or not."""
         return self._shared
+
+    def known(self) -> list[SharedParameters]:
+        """All that were last seen, valid or not: for setting up TLS contexts."""
+        return [*([self._shared] if self._shared else []), *self._foreign.values()]
 
     def evidence(self, certificate_sha256: bytes) -> Evidence | None:
         """Our newest good OCSP response for one of our own certificates."""
@@ -64,18 +84,22 @@ class TrustView:
                 view: View = await self._agent.call("view", News(known, WAIT_S), View, timeout_s=WAIT_S + 5)
                 if view.generation != known and view.generation:
                     loaded = await asyncio.get_running_loop().run_in_executor(None, configuration_files.load_directory, self._directory)
-                    self._shared = loaded.shared[view.instance]
-                    self._expires_us = view.expires_us
+                    self._shared = loaded.shared.pop(view.instance)
+                    self._foreign = loaded.shared
+                    self._take_expiries(view)
                     event(self._log, logging.INFO, "configuration.loaded", generation=view.generation, servers=len(self._shared.servers))
                     self._on_change()
                     known = view.generation
-                self._expires_us = view.expires_us
+                self._take_expiries(view)
             except (KeyError, ssl.SSLError) as error:  # signed, but of no use to us: the old one stays in force until it expires
                 event(self._log, logging.ERROR, "configuration.unusable", reason=repr(error))
                 await asyncio.sleep(WAIT_S)
             except XacbeError as error:
                 event(self._log, logging.INFO, "configuration.awaited", kind=error.kind)
                 await asyncio.sleep(RETRY_S)
+
+    def _take_expiries(self, view: View) -> None:
+        self._expires_us, self._foreign_expires_us = view.expires_us, view.foreign_expires_us
 
     async def follow_evidence(self) -> None:
         """Waits for each refresh of our own OCSP responses; for ever."""

@@ -214,7 +214,7 @@ def _check_signer(signature: Signature, sender: ClientId, shared: SharedParamete
     issuer = check_certificate_path(certificate, shared, at_us)
     ocsp = check_status(signature, certificate, issuer, shared, at_us)
     ends = [to_us(certificate.not_valid_after_utc), ocsp.this_update_us + shared.ocsp_freshness_s * 1_000_000]
-    if ocsp.next_update_us is not None:
+    if shared.checks_next_update and ocsp.next_update_us is not None:
         ends.append(ocsp.next_update_us)
     return _Signer(certificate, member, ocsp, shared, at_us, min(ends))
 

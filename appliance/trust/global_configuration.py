@@ -92,6 +92,8 @@ class SharedParameters:
     servers: tuple[SecurityServer, ...]
     groups: dict[str, frozenset[ClientId]]
     ocsp_freshness_s: int
+    checks_next_update: bool = True
+    """Whether the end of validity that a responder states counts (the own instance's part NEXTUPDATE, sheet 6.6)."""
     stamp_grace_s: int = 0
     """How long messages may be delivered without a time stamp while every authority is silent (IV.3.VI)."""
     sources: tuple[Source, ...] = ()
@@ -153,8 +155,8 @@ def parse_shared_parameters(xml: bytes, version: int) -> SharedParameters:
     """`shared-params.xml` of configuration version 2 to 6. Raises ConfigurationMalformedError, CertificateMalformedError."""
     if version not in VERSIONS:
         raise ConfigurationMalformedError(f"configuration version {version} is not known")
-    root = _root(xml, "conf")
-    instance = _text(root, "instanceIdentifier")
+    root = root_of(xml, "conf")
+    instance = child_text(root, "instanceIdentifier")
     clients = dict(_clients(root, instance))
     members = {client: name for client, name in clients.values()}
     by_reference = {reference: client for reference, (client, _) in clients.items()}
@@ -164,13 +166,13 @@ def parse_shared_parameters(xml: bytes, version: int) -> SharedParameters:
         version=version,
         cas=tuple(_cas(root)),
         tsas=tuple(
-            ApprovedTsa(_text(tsa, "name"), _text(tsa, "url"), _certificate(_child(tsa, "cert")))
+            ApprovedTsa(child_text(tsa, "name"), child_text(tsa, "url"), _certificate(_child(tsa, "cert")))
             for tsa in root.iterchildren("approvedTSA")
         ),
         members=members,
         servers=tuple(_server(server, by_reference) for server in root.iterchildren("securityServer")),
-        groups={_text(group, "groupCode"): frozenset(_group_members(group)) for group in root.iterchildren("globalGroup")},
-        ocsp_freshness_s=_number(_text(settings, "ocspFreshnessSeconds"), 1, OCSP_FRESHNESS_S_MAX),
+        groups={child_text(group, "groupCode"): frozenset(_group_members(group)) for group in root.iterchildren("globalGroup")},
+        ocsp_freshness_s=whole_number(child_text(settings, "ocspFreshnessSeconds"), 1, OCSP_FRESHNESS_S_MAX),
         stamp_grace_s=_grace(root) if version >= 3 else 0,
         sources=tuple(_sources(root)) if version >= 3 else (),
     )
@@ -178,24 +180,25 @@ def parse_shared_parameters(xml: bytes, version: int) -> SharedParameters:
 
 def parse_private_parameters(xml: bytes) -> PrivateParameters:
     """`private-params.xml`, any version. Raises ConfigurationMalformedError, CertificateMalformedError."""
-    root = _root(xml, "conf")
+    root = root_of(xml, "conf")
     management = root.find("managementService")
     provider = None if management is None else management.find("managementRequestServiceProviderId")
     return PrivateParameters(
-        instance=_text(root, "instanceIdentifier"),
+        instance=child_text(root, "instanceIdentifier"),
         anchors=tuple(_anchor(anchor) for anchor in root.iterchildren("configurationAnchor")),
-        stamp_interval_s=_number(_text(root, "timeStampingIntervalSeconds"), 1, 24 * 3600),
-        registration_address="" if management is None else _text(management, "authCertRegServiceAddress"),
-        management_provider=None if provider is None else _client_id(provider),
+        stamp_interval_s=whole_number(child_text(root, "timeStampingIntervalSeconds"), 1, 24 * 3600),
+        registration_address="" if management is None else child_text(management, "authCertRegServiceAddress"),
+        management_provider=None if provider is None else client_id(provider),
     )
 
 
 def parse_anchor(xml: bytes) -> Anchor:
     """A configuration anchor file (sheet 6.1). Raises ConfigurationMalformedError, CertificateMalformedError."""
-    return _anchor(_root(xml, "configurationAnchor"))
+    return _anchor(root_of(xml, "configurationAnchor"))
 
 
-def _root(xml: bytes, name: str) -> etree._Element:
+def root_of(xml: bytes, name: str) -> etree._Element:
+    """The root element of a part, which must be `name` in X-Road's namespace. Raises ConfigurationMalformedError."""
     if len(xml) > SHARED_BYTES_MAX:
         raise ConfigurationMalformedError(f"{len(xml)} bytes, at most {SHARED_BYTES_MAX}")
     parser = etree.XMLParser(
@@ -214,11 +217,11 @@ def _root(xml: bytes, name: str) -> etree._Element:
 
 def _cas(root: etree._Element) -> Iterator[CaCertificate]:
     for approved in root.iterchildren("approvedCA"):
-        profile = _text(approved, "certificateProfileInfo")
+        profile = child_text(approved, "certificateProfileInfo")
         _child(approved, "topCA")
         for ca in approved.iterchildren("topCA", "intermediateCA"):
             certificate = _certificate(_child(ca, "cert"))
-            responders = [(_text(ocsp, "url"), ocsp.find("cert")) for ocsp in ca.iterchildren("ocsp")]
+            responders = [(child_text(ocsp, "url"), ocsp.find("cert")) for ocsp in ca.iterchildren("ocsp")]
             yield CaCertificate(
                 certificate=certificate,
                 subject=certificate.subject.public_bytes(),
@@ -232,11 +235,11 @@ def _cas(root: etree._Element) -> Iterator[CaCertificate]:
 def _clients(root: etree._Element, instance: str) -> Iterator[tuple[str, tuple[ClientId, str]]]:
     seen = set()
     for member in root.iterchildren("member"):
-        member_class, member_code = _text(_child(member, "memberClass"), "code"), _text(member, "memberCode")
-        name = _text(member, "name")
+        member_class, member_code = child_text(_child(member, "memberClass"), "code"), child_text(member, "memberCode")
+        name = child_text(member, "name")
         found = [(member, ClientId(instance, member_class, member_code), name)]
         for subsystem in member.iterchildren("subsystem"):
-            client = ClientId(instance, member_class, member_code, _text(subsystem, "subsystemCode"))
+            client = ClientId(instance, member_class, member_code, child_text(subsystem, "subsystemCode"))
             found.append((subsystem, client, _optional(subsystem, "subsystemName") or name))
         for element, client, called in found:
             reference = element.get("id") or ""
@@ -248,13 +251,13 @@ def _clients(root: etree._Element, instance: str) -> Iterator[tuple[str, tuple[C
 
 def _server(server: etree._Element, by_reference: dict[str, ClientId]) -> SecurityServer:
     try:
-        owner = by_reference[_text(server, "owner")]
+        owner = by_reference[child_text(server, "owner")]
         clients = frozenset(by_reference[_own_text(client)] for client in server.iterchildren("client"))
     except KeyError as missing:
         raise ConfigurationMalformedError(f"a security server names an unknown client {missing}") from None
     maintenance = server.find("inMaintenanceMode")
     return SecurityServer(
-        id=ServerId(owner.member, _text(server, "serverCode")),
+        id=ServerId(owner.member, child_text(server, "serverCode")),
         address=_optional(server, "address"),
         auth_hashes=frozenset(_base64(digest) for digest in server.iterchildren("authCertHash")),
         clients=clients,
@@ -264,18 +267,18 @@ def _server(server: etree._Element, by_reference: dict[str, ClientId]) -> Securi
 
 def _group_members(group: etree._Element) -> Iterator[ClientId]:
     for member in group.iterchildren("groupMember"):
-        yield _client_id(member)
+        yield client_id(member)
 
 
-def _client_id(element: etree._Element) -> ClientId:
-    """X-Road's XML identifier (sheet 1.3): qualified parts, kind in an attribute."""
+def client_id(element: etree._Element) -> ClientId:
+    """X-Road's XML identifier (sheet 1.3): qualified parts, kind in an attribute. Raises ConfigurationMalformedError."""
     names = {"MEMBER": ["xRoadInstance", "memberClass", "memberCode"]}
     names["SUBSYSTEM"] = [*names["MEMBER"], "subsystemCode"]
     wanted = names.get(element.get(f"{_ID}objectType") or "")
     if wanted is None:
         raise ConfigurationMalformedError("an identifier that is neither member nor subsystem")
     try:
-        return ClientId.of([_text(element, _ID + name) for name in wanted])
+        return ClientId.of([child_text(element, _ID + name) for name in wanted])
     except IdentifierError as error:
         raise ConfigurationMalformedError(str(error)) from None
 
@@ -283,7 +286,7 @@ def _client_id(element: etree._Element) -> ClientId:
 def _sources(root: etree._Element) -> Iterator[Source]:
     for source in root.iterchildren("source"):
         yield Source(
-            address=_text(source, "address"),
+            address=child_text(source, "address"),
             internal_certificates=tuple(_certificate(c) for c in source.iterchildren("internalVerificationCert")),
             external_certificates=tuple(_certificate(c) for c in source.iterchildren("externalVerificationCert")),
         )
@@ -291,19 +294,19 @@ def _sources(root: etree._Element) -> Iterator[Source]:
 
 def _anchor(element: etree._Element) -> Anchor:
     sources = tuple(
-        AnchorSource(_text(source, "downloadURL"), tuple(_certificate(c) for c in source.iterchildren("verificationCert")))
+        AnchorSource(child_text(source, "downloadURL"), tuple(_certificate(c) for c in source.iterchildren("verificationCert")))
         for source in element.iterchildren("source")
     )
     if not sources or not all(source.certificates for source in sources):
         raise ConfigurationMalformedError("an anchor without a source, or a source without a certificate")
-    return Anchor(_text(element, "instanceIdentifier"), sources)
+    return Anchor(child_text(element, "instanceIdentifier"), sources)
 
 
 def _grace(root: etree._Element) -> int:
     """Our own extension, in the place that the schema leaves open at the end (lax `any`)."""
     extension = root.find(f"{_OURS}xacbe")
     seconds = None if extension is None else extension.find(f"{_OURS}stampGraceSeconds")
-    return 0 if seconds is None else _number(_own_text(seconds), 0, STAMP_GRACE_S_MAX)
+    return 0 if seconds is None else whole_number(_own_text(seconds), 0, STAMP_GRACE_S_MAX)
 
 
 def _child(element: etree._Element, name: str) -> etree._Element:
@@ -313,7 +316,8 @@ def _child(element: etree._Element, name: str) -> etree._Element:
     return found
 
 
-def _text(element: etree._Element, name: str) -> str:
+def child_text(element: etree._Element, name: str) -> str:
+    """The text of a child that must be there and say something. Raises ConfigurationMalformedError."""
     value = _own_text(_child(element, name))
     if not value:
         raise ConfigurationMalformedError(f"{etree.QName(element).localname}: {etree.QName(name).localname} is empty")
@@ -340,7 +344,8 @@ def _base64(element: etree._Element) -> bytes:
         raise ConfigurationMalformedError("a hash is not base64") from None
 
 
-def _number(text: str, low: int, high: int) -> int:
+def whole_number(text: str, low: int, high: int) -> int:
+    """Raises ConfigurationMalformedError."""
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and low <= int(text) <= high):
         raise ConfigurationMalformedError(f"a number that is not {low} to {high}")
     return int(text)

@@ -8,7 +8,7 @@ take back a suspension, and parts of two directories never meet (T14).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.errors import UnavailableError, UnverifiedError
 from appliance.trust.directory import PRIVATE, SHARED, PartEntry, SignedDirectory, check_signature, parse_directory
@@ -21,6 +21,7 @@ from appliance.trust.global_configuration import (
     parse_private_parameters,
     parse_shared_parameters,
 )
+from appliance.trust.optional_parts import OptionalParts, parse_optional_parts
 
 VERSION_WITHOUT_HEADER = 2
 """A directory that names no version was made before there were versions (sheet 6.3)."""
@@ -65,6 +66,7 @@ class ConfigurationInForce:
     parts: tuple[tuple[PartEntry, bytes], ...]
     shared: SharedParameters
     private: PrivateParameters | None
+    optional: OptionalParts = OptionalParts()
 
     @property
     def version(self) -> int:
@@ -203,4 +205,6 @@ class TrustedConfiguration:
         private = parse_private_parameters(content[PRIVATE]) if PRIVATE in content else None
         if shared.instance != self._anchor.instance or private is not None and private.instance != self._anchor.instance:
             raise ConfigurationWrongInstanceError("a part is another instance's")
-        return ConfigurationInForce(self._anchor.instance, directory, parts, shared, private)
+        optional = parse_optional_parts(content) if self._own else OptionalParts()
+        shared = replace(shared, checks_next_update=optional.checks_next_update)
+        return ConfigurationInForce(self._anchor.instance, directory, parts, shared, private, optional)

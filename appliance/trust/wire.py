@@ -25,6 +25,8 @@ class View(msgspec.Struct, array_like=True):
     instance: str
     expires_us: int
     fetched_us: int
+    foreign_expires_us: dict[str, int] = {}
+    """Of the instances that ours federates with."""
 
 
 class Evidence(msgspec.Struct, array_like=True):

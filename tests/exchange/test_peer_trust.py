@@ -198,3 +198,23 @@ def test_findings_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> No
 
     assert desk.trust.known(der(desk.network.third.peer), desk.shared)
     assert not desk.trust.known(der(desk.network.asker.peer), desk.shared)
+
+
+@pytest.mark.rule("II.2.X")
+def test_a_peer_of_a_federated_instance_is_registered_there_and_judged_by_its_authorities(desk: Desk) -> None:
+    foreign = replace(desk.shared, instance="YUC-TEST", servers=desk.shared.servers[:1])
+    own = replace(desk.shared, servers=desk.shared.servers[1:])
+    first = desk.shared.servers[0]
+    shown = next(
+        one
+        for one in (desk.network.asker, desk.network.provider, desk.network.third)
+        if hashlib.sha256(der(one.peer)).digest() in first.auth_hashes
+    )
+
+    assert desk.trust.check_registered(der(shown.peer), own, foreign).id == first.id
+    with pytest.raises(XacbeError, match="not registered"):
+        desk.trust.check_registered(der(shown.peer), own)
+
+    desk.trust.check_sender(der(shown.peer), [desk.evidence(shown)], shown.client, foreign)
+    assert desk.trust.known(der(shown.peer), foreign)
+    assert not desk.trust.known(der(shown.peer), own), "a finding of one instance is none of another's"

@@ -20,6 +20,7 @@ from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.ports import Body, Sealed, SystemAnswer
 from appliance.exchange.provider_side import Peer, ProviderSide
+from appliance.exchange.routing import InstanceUnknownError
 from appliance.messagelog.groups import LogFullError
 from appliance.messagelog.replay import MessageReplayedError
 from appliance.messagelog.stamping import NotStampedError
@@ -59,10 +60,15 @@ class SetTrust:
     def __init__(self, clock: SetClock, shared: SharedParameters, expires_us: int) -> None:
         self._clock, self.parameters, self.expires_us = clock, shared, expires_us
 
-    def shared(self) -> SharedParameters:
+    def shared(self, instance: str | None = None) -> SharedParameters:
         if self._clock.us >= self.expires_us:
             raise ConfigurationExpiredError("no valid global configuration")
+        if instance not in (None, self.parameters.instance):
+            raise InstanceUnknownError(f"no valid configuration of the instance {instance}")
         return self.parameters
+
+    def instances(self) -> list[SharedParameters]:
+        return [self.shared()]
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,14 @@ def test_the_layout_is_xroads_and_readable_by_other_users(tmp_path: Path) -> Non
 def test_what_is_no_longer_listed_disappears(tmp_path: Path) -> None:
     root = tmp_path / "configuration"
     trusted = TrustedConfiguration(ANCHOR)
-    write_layout(root, "QROO-TEST", [take(trusted, made(parts={**parts(), "FETCHINTERVAL": b"<x/>"}))])
-    assert (root / "QROO-TEST" / "FETCHINTERVAL.xml").is_file()
+    write_layout(root, "QROO-TEST", [take(trusted, made(parts={**parts(), "ODD": b"<x/>"}))])
+    assert (root / "QROO-TEST" / "ODD.xml").is_file()
     (root / "YUC").mkdir()
     (root / "YUC" / "shared-params.xml").write_text("<x/>")
 
     write_layout(root, "QROO-TEST", [take(trusted, made(generated="20261123120001000000000"))])
 
-    assert not (root / "QROO-TEST" / "FETCHINTERVAL.xml").exists()
+    assert not (root / "QROO-TEST" / "ODD.xml").exists()
     assert not (root / "YUC").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -211,3 +212,12 @@ def test_a_responder_that_echoes_an_unknown_critical_extension_is_not_understood
     response = builder.sign(CA.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
     assert check(response) == "good"  # a critical nonce is understood
+
+
+def test_an_instance_may_say_that_next_update_does_not_count() -> None:
+    """The part NEXTUPDATE (sheet 6.6): freshness alone decides then."""
+    ended = ocsp_response(Statement(LEAF, CA, this_update=NOW - seconds(9), next_update=NOW - seconds(1)), CA)
+
+    facts = ocsp.check_response(ended, LEAF.certificate, ISSUER, replace(SHARED, checks_next_update=False), NOW_US)
+
+    assert (facts.status, check(ended)) == ("good", "ocsp.stale")
