@@ -18,7 +18,7 @@ from lxml import etree
 
 from appliance.errors import UnverifiedError
 from appliance.model.xml_input import XmlRefusedError, parse_known, parse_xml
-from appliance.seal.hash_chain import CHAIN, SHA512, digest_list_of
+from appliance.seal.hash_chain import CHAIN, FIRST_STEP, SHA512, digest_list_of, leads_to, result_value
 
 CHAIN_BYTES_MAX = 256 * 1024
 """A batch of a million messages needs 20 steps of 300 bytes; a message with 1,000 attachments some 150 KiB."""
@@ -32,6 +32,7 @@ ALGORITHMS = {
     "http://www.w3.org/2001/04/xmldsig-more#sha384": "sha384",
 }
 """Digest algorithms that we read; SHA-1 and MD5 are not among them. We write SHA-512."""
+_OUR_RESULT = (CHAIN, FIRST_STEP, SHA512)
 _KINDS = {_HC + kind: kind for kind in ("HashValue", "StepRef", "DataRef")}
 _CANONICAL = {
     "http://www.w3.org/TR/2001/REC-xml-c14n-20010315": False,
@@ -126,6 +127,8 @@ def verify_chain(result: bytes, chain: bytes, inputs: Mapping[str, bytes]) -> No
 
 def check_chain_parts(result: ChainResult, chain: bytes, inputs: Mapping[str, bytes]) -> None:
     """`verify_chain` for a result that was parsed before: once for all messages of a batch."""
+    if (result.file, result.step, result.digest.algorithm) == _OUR_RESULT and leads_to(result.digest.value, chain, inputs):
+        return
     digests = {name: Digest(value) for name, value in inputs.items()}
     if unknown := check_chain(result, {CHAIN: chain}, digests):
         raise ChainUnknownReferenceError(f"the chain covers {sorted(unknown)[0]}, which did not come")
@@ -147,6 +150,8 @@ def check_chain(result: ChainResult, chains: Mapping[str, bytes], inputs: Mappin
 
 def parse_result(data: bytes) -> ChainResult:
     """A HashChainResult document. Raises ChainMalformedError."""
+    if (value := result_value(data)) is not None:
+        return ChainResult(CHAIN, FIRST_STEP, Digest(value))
     root = _parse(data, "HashChainResult")
     children = list(root)
     if [child.tag for child in children] != [_DS + "DigestMethod", _DS + "DigestValue"]:

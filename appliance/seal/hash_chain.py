@@ -2,19 +2,24 @@
 
 Pure. Sheet 4.4 and 4.5: a digest list is DER and is hashed, never sent; a batch is a binary tree over its messages in which an odd last
 node moves up unchanged; each message gets the steps from the root (STEP0) down to its own parts. Building is on the way of every message:
-constant DER headers and string templates, no parser. Checking received chains is `appliance.seal.chain_check`.
+constant DER headers and string templates, no parser. Checking received chains is `appliance.seal.chain_check`; for documents of the very
+form that is written here `leads_to` and `result_value` do the same without an XML parser. They only ever say yes: whatever is not of that
+form, or does not hold, is left to `chain_check`, which finds the error's name.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
-from collections.abc import Sequence
+from binascii import a2b_base64
+from collections.abc import Mapping, Sequence
 
 SHA512 = "http://www.w3.org/2001/04/xmlenc#sha512"
 MESSAGE = "/message.xml"
 CHAIN_RESULT = "/sig-hashchainresult.xml"
 CHAIN = "/sig-hashchain.xml"
+FIRST_STEP = "STEP0"
 STAMP_CHAIN_RESULT = "/ts-hashchainresult.xml"
 STAMP_CHAIN = "/ts-hashchain.xml"
 SIGNATURES = "/META-INF/signatures.xml"
@@ -37,6 +42,19 @@ _CHAIN_HEAD = (
     '<ns2:DefaultDigestMethod Algorithm="' + SHA512 + '"/>'
 )
 _CHAIN_TAIL = "</ns2:HashChain>"
+
+_DIGEST_TEXT = "([A-Za-z0-9+/]{86}==)"
+"""64 bytes in base64, on one line."""
+_VALUE = f"<ns2:HashValue><DigestValue>{_DIGEST_TEXT}</DigestValue></ns2:HashValue>"
+_NEXT = '<ns2:StepRef URI="#STEP([0-9]{1,2})"/>'
+_PART = f'<ns2:DataRef URI="(/message\\.xml|/attachment[1-9][0-9]{{0,3}})"><DigestValue>{_DIGEST_TEXT}</DigestValue></ns2:DataRef>'
+_READ_RESULT = re.compile(re.escape(_RESULT).replace("\\{file\\}", re.escape(CHAIN)).replace("\\{digest\\}", _DIGEST_TEXT).encode())
+_READ_UPPER = re.compile(f'<ns2:HashStep id="STEP([0-9]{{1,2}})">(?:{_NEXT}{_VALUE}|{_VALUE}{_NEXT})</ns2:HashStep>'.encode())
+_READ_LOWEST = re.compile(f'<ns2:HashStep id="STEP([0-9]{{1,2}})">((?:{_VALUE}|{_PART})+)</ns2:HashStep>{_CHAIN_TAIL}'.encode())
+_READ_LEAF = re.compile(f"{_VALUE}|{_PART}".encode())
+_CHAIN_HEAD_BYTES = _CHAIN_HEAD.encode()
+_READ_BYTES_MAX, _READ_STEPS_MAX = 32 * 1024, 32
+"""A batch of a billion messages of a hundred parts each stays below; larger chains are read by the parser."""
 
 
 def sha512(data: bytes) -> bytes:
@@ -138,6 +156,49 @@ def build_stamp_batch(signature_digests: Sequence[bytes]) -> tuple[bytes, list[b
     """
     batch = Batch([[(SIGNATURES, digest)] for digest in signature_digests], STAMP_CHAIN)
     return batch.result, [batch.chain(index) for index in range(len(signature_digests))]
+
+
+def result_value(document: bytes) -> bytes | None:
+    """The root's value, where the document is a HashChainResult exactly as `Batch` writes it; else None."""
+    found = _READ_RESULT.fullmatch(document)
+    return None if found is None else a2b_base64(found[1])
+
+
+def leads_to(value: bytes, chain: bytes, parts: Mapping[str, bytes]) -> bool:
+    """Whether `chain` is a document exactly as `Batch.chain` writes it that leads from all of `parts`, and nothing else, to `value`.
+
+    `parts`: file name -> our SHA-512; they take the place of the digests that the document states. False says nothing about the chain.
+    """
+    head = _CHAIN_HEAD_BYTES
+    if len(chain) > _READ_BYTES_MAX or not chain.startswith(head):
+        return False
+    at, siblings = len(head), list[tuple[bytes, bytes]]()
+    while (upper := _READ_UPPER.match(chain, at)) is not None:
+        name, next_after, right, left, next_before = upper.groups()
+        depth = len(siblings)
+        if name != b"%d" % depth or (next_after or next_before) != b"%d" % (depth + 1) or depth >= _READ_STEPS_MAX:
+            return False
+        siblings.append((left, right))
+        at = upper.end()
+    lowest = _READ_LOWEST.fullmatch(chain, at)
+    if lowest is None or lowest[1] != b"%d" % len(siblings):
+        return False
+    covered, digests = set[str](), list[bytes]()
+    for digest, name, _ in _READ_LEAF.findall(lowest[2]):
+        if digest:
+            digests.append(a2b_base64(digest))
+            continue
+        part = name.decode()
+        if part not in parts:
+            return False
+        covered.add(part)
+        digests.append(parts[part])
+    if len(covered) != len(parts):
+        return False
+    node = sha512(digest_list(digests))
+    for left, right in reversed(siblings):
+        node = parent(node, a2b_base64(right)) if right else parent(a2b_base64(left), node)
+    return node == value
 
 
 def _data_reference(name: str, digest: bytes) -> str:

@@ -5,13 +5,15 @@ SignedProperties are written as their own canonical form (inclusive C14N 1.0); w
 only by the four namespaces of the root, which canonicalisation repeats on the element that it begins with. So nothing is parsed or
 serialised while sealing.
 
+`read` takes such a document apart again without a parser; whatever differs from the template by one byte goes to `signature.parse`.
+
 The signer makes the fragment (`prepare`, `finish`: up to and including SignedProperties), the relay adds what is not signed (`complete`).
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from appliance.clock import iso
 from appliance.model import certificates
+from appliance.seal.chain_check import Digest
 from appliance.seal.hash_chain import CHAIN_RESULT, MESSAGE, SHA512, sha512
 from appliance.seal.signature import Signature, SignatureMalformedError, parse
 
@@ -35,6 +38,7 @@ __all__ = [
     "embed_stamp",
     "parse",
     "prepare",
+    "read",
     "signature_value",
 ]
 
@@ -71,7 +75,50 @@ _POLICY = (
 """The policy that X-Road names in every signature; verifiers do not check it, readers look for it."""
 _TAIL = b"</xades:QualifyingProperties></ds:Object></ds:Signature></asic:XAdESSignatures>"
 _UNSIGNED = re.compile(rb"<xades:UnsignedSignatureProperties(?:[ \t\r\n][^<>]*)?>")
+_TEXT, _BASE64 = "[ -%'-;=?-~]*", "([A-Za-z0-9+/]+={0,2})"
+"""ASCII without markup, which is its own canonical form; base64 on one line."""
+_READ_BYTES_MAX = 64 * 1024
+
+
+def _template() -> re.Pattern[bytes]:
+    """What `prepare` and `complete` write for one OCSP response and no intermediates. Every slot is a group; all else is literal."""
+    escape, digest = re.escape, re.escape(_DIGEST).replace("%s", _BASE64)
+    properties = (
+        "(?P<properties><xades:SignedSignatureProperties><xades:SigningTime>(?P<time>[0-9TZ:.+-]{10,40})</xades:SigningTime>"
+        f"<xades:SigningCertificate><xades:Cert><xades:CertDigest>{digest}</xades:CertDigest><xades:IssuerSerial>"
+        f"<ds:X509IssuerName>{_TEXT}</ds:X509IssuerName><ds:X509SerialNumber>[0-9]+</ds:X509SerialNumber></xades:IssuerSerial></xades:Cert>"
+        f"</xades:SigningCertificate>{escape(_POLICY)}</xades:SignedSignatureProperties><xades:SignedDataObjectProperties>"
+        '<xades:DataObjectFormat ObjectReference="\\#signature-reference-0"><xades:MimeType>[a-z/-]+</xades:MimeType>'
+        "</xades:DataObjectFormat></xades:SignedDataObjectProperties></xades:SignedProperties>)"
+    )
+    methods = "|".join(escape(method) for method in ALGORITHMS.values())
+    signed_info = (
+        f'(?P<info><ds:CanonicalizationMethod Algorithm="{escape(_C14N)}"></ds:CanonicalizationMethod>'
+        f'<ds:SignatureMethod Algorithm="(?P<method>{methods})"></ds:SignatureMethod>'
+        f'<ds:Reference Id="signature-reference-0" URI="(?P<uri>{escape(CHAIN_RESULT)}|{escape(MESSAGE)})">{digest}</ds:Reference>'
+        '<ds:Reference Id="signature-reference-1" Type="http://uri\\.etsi\\.org/01903\\#SignedProperties" URI="\\#signed-properties">'
+        f"{digest}</ds:Reference></ds:SignedInfo>)"
+    )
+    written = (
+        f'{escape(_HEAD)}<ds:SignedInfo>{signed_info}<ds:SignatureValue Id="signature-value">{_BASE64}</ds:SignatureValue>'
+        f"<ds:KeyInfo><ds:X509Data><ds:X509Certificate>{_BASE64}</ds:X509Certificate></ds:X509Data></ds:KeyInfo>"
+        '<ds:Object><xades:QualifyingProperties Target="\\#signature">'
+        f'<xades:SignedProperties Id="signed-properties">{properties}'
+        "<xades:UnsignedProperties><xades:UnsignedSignatureProperties><xades:RevocationValues><xades:OCSPValues>"
+        f'<xades:EncapsulatedOCSPValue Id="ocsp-response-1">{_BASE64}</xades:EncapsulatedOCSPValue></xades:OCSPValues>'
+        f"</xades:RevocationValues></xades:UnsignedSignatureProperties></xades:UnsignedProperties>{escape(_TAIL.decode())}"
+    )
+    return re.compile(written.encode())
+
+
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+_TEMPLATE = _template()
+_SLOTS = (4, 5, 6, 7, 10, 11)
+"""Groups of the template: digests of content and properties, value, certificate, its digest, OCSP response."""
+_SIGNED_INFO_BEGIN = f"<ds:SignedInfo{_NAMESPACES}>".encode()
+_PROPERTIES_BEGIN = f'<xades:SignedProperties{_NAMESPACES} Id="signed-properties">'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +156,7 @@ def prepare(certificate_der: bytes, signed: str, content_digest: bytes, signing_
         f'<xades:DataObjectFormat ObjectReference="#signature-reference-0"><xades:MimeType>{mime_type}</xades:MimeType>'
         "</xades:DataObjectFormat></xades:SignedDataObjectProperties></xades:SignedProperties>"
     )
-    properties_digest = sha512(f'<xades:SignedProperties{_NAMESPACES} Id="signed-properties">{properties}'.encode())
+    properties_digest = sha512(_PROPERTIES_BEGIN + properties.encode())
     signed_info = (
         f'<ds:CanonicalizationMethod Algorithm="{_C14N}"></ds:CanonicalizationMethod>'
         f'<ds:SignatureMethod Algorithm="{ALGORITHMS[algorithm]}"></ds:SignatureMethod>'
@@ -127,7 +174,7 @@ def prepare(certificate_der: bytes, signed: str, content_digest: bytes, signing_
             f'<xades:SignedProperties Id="signed-properties">{properties}'
         ).encode()
 
-    return Prepared(f"<ds:SignedInfo{_NAMESPACES}>{signed_info}".encode(), finish)
+    return Prepared(_SIGNED_INFO_BEGIN + signed_info.encode(), finish)
 
 
 def complete(fragment: bytes, ocsp_responses: Sequence[bytes], intermediates: Sequence[bytes] = ()) -> bytes:
@@ -155,6 +202,35 @@ def complete(fragment: bytes, ocsp_responses: Sequence[bytes], intermediates: Se
     return b"".join((fragment, "".join(written).encode(), _TAIL))
 
 
+def read(signature_xml: bytes) -> Signature:
+    """As `signature.parse`, whose answer it is for every document; faster for those of our own form. Raises SignatureMalformedError."""
+    return _own(signature_xml) or parse(signature_xml)
+
+
+def _own(document: bytes) -> Signature | None:
+    found = _TEMPLATE.fullmatch(document) if len(document) <= _READ_BYTES_MAX else None
+    if found is None:
+        return None
+    try:
+        content, properties, value, certificate, named, ocsp = (b64decode(found[group], validate=True) for group in _SLOTS)
+    except ValueError:
+        return None
+    return Signature(
+        signed_info=_SIGNED_INFO_BEGIN + found["info"],
+        method=found["method"].decode(),
+        value=value,
+        certificate=certificate,
+        references={found["uri"].decode(): Digest(content)},
+        properties=_PROPERTIES_BEGIN + found["properties"],
+        properties_digest=Digest(properties),
+        certificate_digests=(Digest(named),),
+        signing_time=found["time"].decode(),
+        ocsp_responses=(ocsp,),
+        intermediates=(),
+        stamps=(),
+    )
+
+
 def embed_stamp(signature_xml: bytes, token: bytes) -> bytes:
     """The document with a time stamp over its SignatureValue as first unsigned property. All other bytes stay as they are.
 
@@ -177,7 +253,7 @@ def embed_stamp(signature_xml: bytes, token: bytes) -> bytes:
 
 def signature_value(signature_xml: bytes) -> bytes:
     """The decoded SignatureValue: what a single time stamp covers (sheet 4.8). Raises SignatureMalformedError."""
-    return parse(signature_xml).value
+    return read(signature_xml).value
 
 
 @lru_cache(maxsize=32)
