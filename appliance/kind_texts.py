@@ -53,6 +53,10 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
     "kind.configuration.malformed": ("la configuración global no se puede leer", "the global configuration cannot be read"),
     "kind.configuration.untrusted": ("la firma de la configuración global no vale", "the global configuration's signature does not hold"),
     "kind.configuration.wrong_instance": ("el ancla es de otra instancia", "the anchor is of another instance"),
+    "kind.clock.untrusted": (
+        "el reloj de la caja difiere más de 5 minutos de la hora firmada; corríjalo",
+        "the box's clock is more than 5 minutes off signed time; set it right",
+    ),
     "kind.certificate.malformed": ("el certificado no se puede leer", "the certificate cannot be read"),
     # token and keys
     "kind.token.absent": ("no se encuentra el token; revise que esté conectado", "the token is not found; check that it is plugged in"),

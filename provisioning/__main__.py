@@ -18,6 +18,7 @@ from appliance import durable
 from appliance.clock import SystemClock, iso
 from appliance.errors import XacbeError
 from appliance.model.identifiers import ClientId
+from appliance.settings import PRODUCTION_INSTANCE
 from appliance.texts import refusal, system_refusal
 from provisioning import enrolment, publication, serve
 from provisioning.authority import ca
@@ -166,6 +167,7 @@ def serve_services(
     ocsp_port: Annotated[int, typer.Option(help="0: el de la instancia.", min=0, max=65535)] = 0,
     tsa_port: Annotated[int, typer.Option(help="0: el de la instancia.", min=0, max=65535)] = 0,
     only: Annotated[list[str] | None, typer.Option(help="Sólo este servicio: configuration, ocsp o tsa; repetible.")] = None,
+    offset: Annotated[int, typer.Option(help="Segundos que difiere su reloj; nunca en la instancia de producción.")] = 0,
 ) -> None:
     """Distribuye la configuración global y responde OCSP y sellos de tiempo, hasta SIGTERM."""
     centre = Centre.open(directory)
@@ -178,7 +180,10 @@ def serve_services(
     unknown = set(only or ()) - set(serve.SERVICES)
     if unknown:
         raise typer.BadParameter(f"servicios: {', '.join(serve.SERVICES)}")
-    serve.run(centre, address or settings.address, {name: port for name, port in ports.items() if not only or name in only})
+    if offset and centre.instance == PRODUCTION_INSTANCE:
+        raise typer.BadParameter("la instancia de producción no difiere de la hora")
+    named = {name: port for name, port in ports.items() if not only or name in only}
+    serve.run(centre, address or settings.address, named, offset)
 
 
 @app.command("demo")

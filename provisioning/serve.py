@@ -163,12 +163,25 @@ def apps(centre: Centre, registry: Registry, clock: Clock, only: Sequence[str] =
     return made
 
 
-def run(centre: Centre, address: str, ports: dict[str, int]) -> None:
+@dataclass(frozen=True, slots=True)
+class OffsetClock:
+    """The machine's clock, off by some seconds: for a laboratory that shows what boxes do when time and signed time differ (T40)."""
+
+    offset_s: int
+
+    def now_us(self) -> int:
+        return SystemClock().now_us() + self.offset_s * 1_000_000
+
+    def monotonic_s(self) -> float:
+        return SystemClock().monotonic_s()
+
+
+def run(centre: Centre, address: str, ports: dict[str, int], offset_s: int = 0) -> None:
     """Serves what `ports` names until SIGTERM or SIGINT; says `ready` on standard output once every port listens."""
     log = start_journal("ceiqroo", logging.WARNING)
     sockets = {name: _listening(address, port) for name, port in ports.items()}
     with centre.registry() as registry:
-        served = apps(centre, registry, SystemClock(), tuple(ports))
+        served = apps(centre, registry, OffsetClock(offset_s), tuple(ports))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(served, sockets, log))
 

@@ -43,6 +43,7 @@ from appliance.messagelog.stamping import (
 from appliance.messagelog.wire import Appended
 from appliance.seal import xades
 from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
+from appliance.trust.signed_time import NOTHING_SIGNED, monotonic_us
 from appliance.trust.wire import StampReply, StampRequest
 
 TICK_S = 0.25
@@ -93,10 +94,12 @@ class Stamper:
         self._requested = asyncio.Event()
         self._turn_asked = False
         self.last_stamp_us: int | None = None
+        self.signed = NOTHING_SIGNED
         self.requests = self.failures = 0
 
     def now(self) -> Now:
-        return Now(self._clock.now_us(), self._clock.monotonic_s())
+        """By signed time where there is one: a step of the clock moves no deadline (T38, T40)."""
+        return Now(self.signed.present_us(self._clock.now_us(), monotonic_us(self._clock)), self._clock.monotonic_s())
 
     # -- events
 

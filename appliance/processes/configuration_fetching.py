@@ -20,6 +20,7 @@ from appliance.errors import UnavailableError, UnverifiedError, XacbeError
 from appliance.journal import event
 from appliance.net import fetch
 from appliance.net.fetch import FetchError, FetchLimits, FetchStatusError
+from appliance.processes.clock_watch import ClockWatch
 from appliance.processes.trust_services import Generation, ServiceBook
 from appliance.settings import TrustAgentSettings
 from appliance.trust.directory import DIRECTORY_BYTES_MAX
@@ -46,9 +47,17 @@ class ConfigurationKeeper:
     """Our instance's configuration and those of the instances that it federates with."""
 
     def __init__(
-        self, root: Path, instance: str, settings: TrustAgentSettings, clock: Clock, book: ServiceBook, log: logging.Logger
+        self,
+        root: Path,
+        instance: str,
+        settings: TrustAgentSettings,
+        clock: Clock,
+        book: ServiceBook,
+        watch: ClockWatch,
+        log: logging.Logger,
     ) -> None:
         self._root, self._instance, self._settings, self._clock, self._book, self._log = root, instance, settings, clock, book, log
+        self._watch = watch
         self.generation = Generation(clock)
         self._store = AcceptedStore(root)
         self._trusted: dict[str, TrustedConfiguration] = {}
@@ -90,7 +99,7 @@ class ConfigurationKeeper:
         if saved is None:
             return
         try:
-            self._trusted[instance].reloaded(*saved)
+            self._watch.at_least(self._trusted[instance].reloaded(*saved).generated_us)
         except UnverifiedError as error:
             event(self._log, logging.WARNING, "configuration.not_reloaded", instance=instance, kind=error.kind, reason=str(error))
 
@@ -122,7 +131,14 @@ class ConfigurationKeeper:
 
     def view(self) -> View:
         """What other processes see: what the files say, never a later expiry than theirs. Generation 0 before the first configuration."""
-        return View(self.generation.value, self._instance, self._published_expires_us, self._fetched_us, self._foreign_expires_us)
+        return View(
+            self.generation.value,
+            self._instance,
+            self._published_expires_us,
+            self._fetched_us,
+            self._foreign_expires_us,
+            self._watch.signed,
+        )
 
     def ocsp_fetch_interval_s(self, wanted_s: int) -> int:
         """How often to ask for OCSP responses: as often as this box wants to, or as its instance asks (sheet 6.6), the oftener."""
@@ -183,6 +199,7 @@ class ConfigurationKeeper:
                 event(self._log, level, "configuration.not_fetched", url=source.url, kind=error.kind, reason=str(error))
                 continue
             self._book.succeeded(name, source.url)
+            self._watch.at_least(configuration.generated_us)
             self._last_good_url[instance] = source.url
             return await self._saved(configuration)
         return False

@@ -26,8 +26,9 @@ from appliance.model.certificates import CertificateMalformedError
 from appliance.net import fetch
 from appliance.net.fetch import FetchLimits
 from appliance.net.local_sockets import LocalClient
+from appliance.processes.clock_watch import ClockWatch
 from appliance.processes.configuration_fetching import ConfigurationKeeper
-from appliance.processes.trust_services import ClockWatch, Generation, ServiceBook
+from appliance.processes.trust_services import Generation, ServiceBook
 from appliance.settings import TrustAgentSettings
 from appliance.trust import ocsp
 from appliance.trust.global_configuration import CaCertificate, SharedParameters
@@ -37,6 +38,8 @@ from appliance.trust.wire import Evidence, OwnEvidence
 LOOK_INTERVAL_S = 2.0
 """How soon a new certificate is noticed; a new configuration wakes at once."""
 SIGNER_CALL_S_MAX = 5.0
+CLOCK_ASK_S = 20.0
+"""While our clock is off signed time: sealing may have stopped, so that no stamp brings a newer one. Back within 60 s (T40)."""
 CERTIFICATES_MAX = 64
 """Own certificates; more than any shared box has."""
 NONCE_BYTES = 16
@@ -79,6 +82,8 @@ class EvidenceKeeper:
         self._certificates: list[bytes] = []
         self._seen_generation = 0
         self._signer_away = self._signer_unheard = True
+        watch.on_news = self._clock_news
+        self._asked_s = float("-inf")
         durable.make_directory(self._folder)
 
     async def news(self, known: int, wait_s: float) -> OwnEvidence:
@@ -101,7 +106,11 @@ class EvidenceKeeper:
             for digest, held in self._held.items()
             if held.facts is not None
         ]
-        return OwnEvidence(self.generation.value, found)
+        return OwnEvidence(self.generation.value, found, self._watch.signed)
+
+    def _clock_news(self) -> None:
+        if self.generation.value:  # generation 0 says nothing yet
+            self.generation.advance()
 
     def waits_for(self) -> list[str]:
         return ["signer"] if self._signer_away else []
@@ -168,7 +177,12 @@ class EvidenceKeeper:
         return found
 
     async def _refresh(self, shared: SharedParameters) -> None:
-        due = [digest for digest, held in self._held.items() if held.due_s <= self._clock.monotonic_s()]
+        now_s = self._clock.monotonic_s()
+        due = [digest for digest, held in self._held.items() if held.due_s <= now_s]
+        if not due and not self._watch.is_right and now_s - self._asked_s >= CLOCK_ASK_S:
+            due = list(self._held)[:1]  # whose clock is wrong, and is it still: any answer tells
+        if due:
+            self._asked_s = now_s
         async with asyncio.TaskGroup() as group:
             for digest in due:
                 group.create_task(self._refresh_one(digest, self._held[digest], shared))
@@ -207,9 +221,9 @@ class EvidenceKeeper:
         try:
             facts = ocsp.check_response(response, held.certificate, held.issuer, shared, now_us, nonce=nonce if is_live else None)
         except (OcspStaleError, OcspRevokedError) as error:  # its signature was good, so its time is signed time
-            self._compare(error.facts, now_us, is_live)
+            self._compare(error.facts, is_live)
             raise
-        self._compare(facts, now_us, is_live)
+        self._compare(facts, is_live)
         if held.facts is not None and _age_order(facts) < _age_order(held.facts):
             return
         try:
@@ -220,11 +234,11 @@ class EvidenceKeeper:
         held.response, held.facts = response, facts
         self.generation.advance()
 
-    def _compare(self, facts: OcspFacts | None, now_us: int, is_live: bool) -> None:
+    def _compare(self, facts: OcspFacts | None, is_live: bool) -> None:
         if facts is not None and is_live:
-            self._watch.compare(now_us, facts.produced_at_us)
+            self._watch.compare(facts.produced_at_us)
         elif facts is not None:
-            self._watch.at_least(now_us, facts.produced_at_us)
+            self._watch.at_least(facts.produced_at_us)
 
     def _withdraw(self, digest: bytes, held: _Held, facts: OcspFacts | None) -> None:
         """Revoked, or unknown to its issuer: no further seal with this certificate, unless what we hold is the newer word."""
@@ -244,7 +258,9 @@ class EvidenceKeeper:
         if not response:
             return None
         try:
-            return ocsp.check_response(response, certificate, issuer, shared, self._clock.now_us())
+            facts = ocsp.check_response(response, certificate, issuer, shared, self._clock.now_us())
+            self._watch.at_least(facts.produced_at_us)
+            return facts
         except OcspStaleError as error:
             return error.facts if error.facts is not None and error.facts.status == "good" else None
         except UnverifiedError as error:

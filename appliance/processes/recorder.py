@@ -43,10 +43,10 @@ INCIDENTS_MAX = 100
 class Grace:
     """How long messages may wait for a stamp while every authority is silent: what CEIQROO signed in the configuration in force."""
 
-    def __init__(self, state: Path, recorder: Recorder, clock: Clock, log: logging.Logger) -> None:
+    def __init__(self, state: Path, recorder: Recorder, log: logging.Logger) -> None:
         self._directory = state / CONFIGURATION_DIRECTORY
         self._agent = LocalClient(channel_path(state, "trust_agent", "recorder"))
-        self._recorder, self._clock, self._log = recorder, clock, log
+        self._recorder, self._log = recorder, log
         self._grace_us = self._expires_us = 0
         self.agent_away = True
 
@@ -55,7 +55,8 @@ class Grace:
         generation = 0
         await self._load()
         while True:
-            self._recorder.stamper.grace(self._grace_us if self._clock.now_us() < self._expires_us else 0)
+            stamper = self._recorder.stamper
+            stamper.grace(self._grace_us if stamper.now().us < self._expires_us else 0)
             try:
                 view = await self._agent.call("view", News(generation, NEWS_S), View, NEWS_S + 5.0)
                 self.agent_away = False
@@ -63,7 +64,7 @@ class Grace:
                 self.agent_away = isinstance(error, NeighbourAwayError)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._expires_us = view.expires_us
+            self._expires_us, stamper.signed = view.expires_us, view.signed
             if view.generation != generation:
                 generation = view.generation
                 await self._load()
@@ -120,7 +121,7 @@ async def _serve(state: Path, log: logging.Logger) -> None:
     trust = LocalClient(channel_path(state, "trust_agent", "recorder"))
     incidents = Incidents(state, clock)
     recorder = Recorder(state / "log", settings, clock, trust, log, lambda error: _stop(log, error), incidents.unconfirmed)
-    grace = Grace(state, recorder, clock, log)
+    grace = Grace(state, recorder, log)
     server = LocalServer("recorder", recorder.handlers())
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
 

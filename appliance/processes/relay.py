@@ -48,6 +48,7 @@ from appliance.relay.sealing import Sealing
 from appliance.relay.system_call import SystemCaller
 from appliance.relay.trust_view import TrustView
 from appliance.settings import BoxSettings, RelaySettings
+from appliance.trust.signed_time import ClockUntrustedError
 
 APPEND_S_MAX = 15.0
 """A slow disk's turn, then the recorder's own patience for a time stamp (5 s): what takes longer hangs."""
@@ -170,8 +171,8 @@ class Relay:
         waits = []
         try:
             self.trust.shared()
-        except XacbeError:
-            waits.append("configuration")
+        except XacbeError as error:
+            waits.append("clock" if isinstance(error, ClockUntrustedError) else "configuration")
         try:
             self.local.view()
         except XacbeError:

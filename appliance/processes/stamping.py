@@ -15,10 +15,12 @@ from appliance.errors import XacbeError
 from appliance.journal import event
 from appliance.net import fetch
 from appliance.net.fetch import FetchLimits
-from appliance.processes.trust_services import ClockWatch, ServiceBook, TsaUnreachableError
+from appliance.processes.clock_watch import ClockWatch
+from appliance.processes.trust_services import ServiceBook, TsaUnreachableError
 from appliance.settings import TrustAgentSettings
 from appliance.trust import timestamps
 from appliance.trust.global_configuration import ApprovedTsa
+from appliance.trust.signed_time import monotonic_us
 from appliance.trust.wire import StampReply
 
 NEXT_AFTER_S = 1.5
@@ -68,7 +70,7 @@ class Stamper:
     async def _ask(self, tsa: ApprovedTsa, imprint: bytes, tsas: tuple[ApprovedTsa, ...]) -> StampReply | None:
         nonce = secrets.randbits(NONCE_BITS)
         limits = FetchLimits(self._settings.connect_s_max, self._settings.read_s_max, timestamps.TOKEN_BYTES_MAX)
-        before_us = self._clock.now_us()
+        before_us = monotonic_us(self._clock)
         try:
             request = timestamps.build_request(imprint, nonce)
             response = await fetch.post(tsa.url, "application/timestamp-query", request, limits)
@@ -82,7 +84,7 @@ class Stamper:
             self._book.failed(*_service(tsa), "fetch.failed")  # another one was faster by more than a moment, or time ran out
             raise
         self._book.succeeded(*_service(tsa))
-        self._watch.compare((before_us + self._clock.now_us()) // 2, facts.gen_time_us)
+        self._watch.compare(facts.gen_time_us, (before_us + monotonic_us(self._clock)) // 2)
         return StampReply(token, facts.gen_time_us, facts.accuracy_us, facts.authority)
 
 

@@ -19,11 +19,12 @@ from appliance.errors import RefusedError
 from appliance.journal import start_journal
 from appliance.net.local_sockets import Handler, LocalClient, LocalServer, channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
+from appliance.processes.clock_watch import FILE_NAME, ClockWatch
 from appliance.processes.configuration_fetching import ConfigurationKeeper
 from appliance.processes.evidence_fetching import EvidenceKeeper
 from appliance.processes.running import run, until_stopped
 from appliance.processes.stamping import Stamper
-from appliance.processes.trust_services import ClockWatch, ServiceBook
+from appliance.processes.trust_services import ServiceBook
 from appliance.settings import BoxSettings, TrustAgentSettings, load
 from appliance.trust.wire import AnchorInstall, News, OwnEvidence, StampReply, StampRequest, TrustStatus, View
 
@@ -51,9 +52,9 @@ class TrustAgent:
         durable.make_directory(root, ROOT_MODE)
         root.chmod(ROOT_MODE)
         self._state, self._clock = state, clock
-        self._book, self._watch = ServiceBook(clock), ClockWatch()
+        self._book, self._watch = ServiceBook(clock), ClockWatch(root / FILE_NAME, clock, log)
         self._signer = LocalClient(channel_path(state, "signer", NAME))
-        self._configuration = ConfigurationKeeper(root, box.instance, settings, clock, self._book, log)
+        self._configuration = ConfigurationKeeper(root, box.instance, settings, clock, self._book, self._watch, log)
         self._evidence = EvidenceKeeper(root, self._signer, self._configuration, settings, clock, self._book, self._watch, log)
         self._stamper = Stamper(settings, clock, self._book, self._watch, log)
         self._stamps = 0
@@ -77,6 +78,7 @@ class TrustAgent:
             LocalServer(NAME, self.handlers()).serve(listeners),
             self._configuration.run(),
             self._evidence.run(),
+            self._watch.run(),
             announce_forever(self._state, NAME, self._clock, self.describe),
         ]
 

@@ -1,4 +1,4 @@
-"""What the trust agent remembers of the services it asks, and of the time that they tell.
+"""What the trust agent remembers of the services it asks.
 
 Part of the trust agent process; no I/O here.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from appliance.clock import Clock
 from appliance.errors import UnavailableError
-from appliance.trust.autonomy import CLOCK_STOP_US, CLOCK_WARNING_US
 from appliance.trust.wire import ServiceHealth
 
 SERVICES_MAX = 64
@@ -83,30 +82,6 @@ class ServiceBook:
         if (name, url) not in self._seen and len(self._seen) >= SERVICES_MAX:
             self._seen.pop(next(iter(self._seen)))
         return self._seen.setdefault((name, url), _Seen())
-
-
-class ClockWatch:
-    """How far the local clock stands from signed time (T40). The clock is never set from here, and no evidence relies on it."""
-
-    def __init__(self) -> None:
-        self._offset_us: int | None = None
-
-    def compare(self, local_us: int, signed_us: int) -> None:
-        """A signed time that was made just now."""
-        self._offset_us = local_us - signed_us
-
-    def at_least(self, local_us: int, signed_us: int) -> None:
-        """A signed time made some time ago: it only proves something where it lies in our future."""
-        if signed_us - local_us > CLOCK_WARNING_US:
-            self._offset_us = local_us - signed_us
-
-    def facts(self) -> dict[str, str]:
-        """For the announcement: `clock_offset_ms` (local minus signed) and `clock`: `ok`, `warning` (> 60 s), `stop` (> 5 min)."""
-        if self._offset_us is None:
-            return {}
-        off = abs(self._offset_us)
-        state = "stop" if off > CLOCK_STOP_US else "warning" if off > CLOCK_WARNING_US else "ok"
-        return {"clock_offset_ms": str(self._offset_us // 1000), "clock": state}
 
 
 class TsaUnreachableError(UnavailableError):

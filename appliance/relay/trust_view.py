@@ -14,7 +14,9 @@ from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.routing import InstanceUnknownError
 from appliance.journal import event
 from appliance.net.local_sockets import LocalClient
+from appliance.trust import signed_time
 from appliance.trust.global_configuration import SharedParameters
+from appliance.trust.signed_time import NOTHING_SIGNED
 from appliance.trust.wire import Evidence, News, OwnEvidence, View
 
 RETRY_S = 0.5
@@ -40,12 +42,16 @@ class TrustView:
         self._foreign_expires_us: dict[str, int] = {}
         self._evidence: dict[bytes, Evidence] = {}
         self._evidence_by_sha1: dict[bytes, Evidence] = {}
+        self._signed = NOTHING_SIGNED
 
     def shared(self, instance: str | None = None) -> SharedParameters:
-        """The shared parameters of our instance, or of one that it federates with. Raises ConfigurationExpiredError, InstanceUnknownError.
+        """The shared parameters of our instance, or of one that it federates with. Raises ClockUntrustedError,
+        ConfigurationExpiredError, InstanceUnknownError.
 
+        By a clock that is far off nothing is valid, so that nothing is sealed, sent, received or delivered (T40).
         Ours must be valid for the other's to count: it is ours that vouches for the other's anchor.
         """
+        signed_time.check(self._signed, self._clock)
         now_us = self._clock.now_us()
         if self._shared is None or now_us >= self._expires_us:
             raise ConfigurationExpiredError("no valid global configuration")
@@ -110,7 +116,7 @@ class TrustView:
                 if own.generation == 0:
                     await asyncio.sleep(RETRY_S)  # the agent has only just started: what we hold stays good until it knows
                     continue
-                known = own.generation
+                known, self._signed = own.generation, own.signed
                 self._evidence = {one.certificate_sha256: one for one in own.evidence}
                 self._evidence_by_sha1 = {one.certificate_sha1: one for one in own.evidence}
             except XacbeError:

@@ -15,12 +15,6 @@ EVIDENCE_GAP_MAX_US = 8 * 3600 * 1_000_000
 CREATION_MARGIN_US = 10 * 60 * 1_000_000
 """How much earlier we stop making seals: time for the stamp to come, and for clocks that differ (REQUIREMENTS, IV.3.V)."""
 
-CLOCK_WARNING_US = 60 * 1_000_000
-"""Local clock against signed time: from here the box warns (T40)."""
-
-CLOCK_STOP_US = 5 * 60 * 1_000_000
-"""From here no new seal is made (T40)."""
-
 
 class EvidenceGapError(UnverifiedError):
     """The OCSP response and the time stamp of a seal are too far apart."""

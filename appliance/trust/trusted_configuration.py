@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
+from appliance.clock import to_us
 from appliance.errors import UnavailableError, UnverifiedError
 from appliance.trust.directory import PRIVATE, SHARED, PartEntry, SignedDirectory, check_signature, parse_directory
 from appliance.trust.global_configuration import (
@@ -75,6 +77,15 @@ class ConfigurationInForce:
     @property
     def expires_us(self) -> int:
         return self.directory.expires_us
+
+    @property
+    def generated_us(self) -> int:
+        """When CEIQROO made it, as far as the directory says: 0 where it does not."""
+        digits = self.directory.generated[:14]
+        try:
+            return to_us(datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC))
+        except ValueError:
+            return 0
 
     @property
     def content(self) -> frozenset[tuple[str, bytes]]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from appliance.trust.signed_time import NOTHING_SIGNED, SignedTime
+
 
 class News(msgspec.Struct, array_like=True):
     """Asks for the state after `known`: answered at once when there is a newer one, else when it comes or after `wait_s`."""
@@ -27,6 +29,8 @@ class View(msgspec.Struct, array_like=True):
     fetched_us: int
     foreign_expires_us: dict[str, int] = {}
     """Of the instances that ours federates with."""
+    signed: SignedTime = NOTHING_SIGNED
+    """What time it is, as it was signed."""
 
 
 class Evidence(msgspec.Struct, array_like=True):
@@ -45,6 +49,8 @@ class OwnEvidence(msgspec.Struct, array_like=True):
 
     generation: int
     evidence: list[Evidence]
+    signed: SignedTime = NOTHING_SIGNED
+    """What time it is, as it was signed."""
 
 
 class StampRequest(msgspec.Struct, array_like=True):

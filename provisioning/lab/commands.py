@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from provisioning.lab import network
+from provisioning.lab import keeper, network
 
 lab_app = typer.Typer(help="Laboratorio: una red completa en direcciones locales.", no_args_is_help=True)
 
@@ -51,3 +51,28 @@ def status(
     for box in document["boxes"]:
         alive = sum(len(pids) for pids in box["pids"].values())
         typer.echo(f"{box['server_id']:40} {box['address']:14} {alive} procesos")
+
+
+Unit = Annotated[str, typer.Argument(help="Unidad: ceiqroo.services, ceiqroo.broker, box1.relay...")]
+
+
+@lab_app.command()
+def hold(directory: Directory, unit: Unit) -> None:
+    """Detiene una unidad hasta `release`: así se ve qué hace la red cuando un servicio calla."""
+    _ask_about(directory, "hold", unit)
+
+
+@lab_app.command()
+def release(directory: Directory, unit: Unit) -> None:
+    """Pone otra vez en marcha una unidad detenida con `hold`."""
+    _ask_about(directory, "release", unit)
+
+
+def _ask_about(directory: Path, request: str, unit: str) -> None:
+    running = keeper.ask(directory.absolute(), "status")
+    if running is None:
+        typer.echo("el laboratorio no corre", err=True)
+        raise typer.Exit(3)
+    if unit not in running["units"]:
+        raise typer.BadParameter(f"unidades: {', '.join(sorted(running['units']))}")
+    keeper.ask(directory.absolute(), f"{request} {unit}")

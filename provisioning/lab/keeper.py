@@ -71,6 +71,8 @@ class _Running:
     pid: int = 0
     started_s: float = 0.0
     held: bool = False
+    away: bool = False
+    """Stopped by a person (`hold`), until `release`."""
     restarts: int = 0
 
 
@@ -111,7 +113,7 @@ class Keeper:
 
     def _ended(self, running: _Running, status: int) -> None:
         running.pid = 0
-        if self._stopping:
+        if self._stopping or running.away:
             return
         now_s = self._clock.monotonic_s()
         ended = policy.ProcessEnded(running.unit.name, os.waitstatus_to_exitcode(status), now_s - running.started_s, now_s)
@@ -140,6 +142,26 @@ class Keeper:
                     self._signal(units, signal.SIGKILL)
         self.stopped.set()
 
+    async def hold(self, name: str) -> None:
+        """Stops one unit until `release`: how a laboratory shows what a service's silence does. An unknown name changes nothing."""
+        running = self._running.get(name)
+        if running is None:
+            return
+        running.away = True
+        self._signal([running], signal.SIGTERM)
+        deadline = self._clock.monotonic_s() + STOP_S_MAX
+        while running.pid:
+            await asyncio.sleep(0.02)
+            if self._clock.monotonic_s() > deadline:
+                self._signal([running], signal.SIGKILL)
+
+    def release(self, name: str) -> None:
+        """Starts a unit that was held."""
+        running = self._running.get(name)
+        if running is not None and running.away:
+            running.away = False
+            self._spawn(running)
+
     def _signal(self, units: Iterable[_Running], number: signal.Signals) -> None:
         for running in units:
             if running.pid:
@@ -165,7 +187,7 @@ class Keeper:
         self._sockets[key] = sock
 
     def _spawn(self, running: _Running) -> None:
-        if self._stopping:
+        if self._stopping or running.away or running.pid:
             return
         unit = running.unit
         inherited = [self._sockets[wanted.unix or wanted.tcp].fileno() for wanted in unit.sockets]
@@ -239,9 +261,14 @@ async def _serve(directory: Path) -> None:
         control.chmod(0o600)
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            request = (await reader.readline()).strip()
-            if request == b"stop":
-                await keeper.stop()
+            request, _, name = (await reader.readline()).decode("ascii", "replace").strip().partition(" ")
+            match request:
+                case "stop":
+                    await keeper.stop()
+                case "hold":
+                    await keeper.hold(name)
+                case "release":
+                    keeper.release(name)
             writer.write(json.dumps({"pid": os.getpid(), "units": keeper.status()}).encode() + b"\n")
             await writer.drain()
             writer.close()
@@ -253,7 +280,7 @@ async def _serve(directory: Path) -> None:
 
 
 def ask(directory: Path, request: str, timeout_s: float = 20.0) -> dict[str, Any] | None:
-    """What the keeper of this laboratory answers to `status` or `stop`; None where no keeper runs."""
+    """What the keeper of this laboratory answers to `status`, `stop`, `hold UNIT` or `release UNIT`; None where no keeper runs."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         try:

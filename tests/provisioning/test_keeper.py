@@ -52,3 +52,19 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == given
+
+
+def test_a_held_unit_stays_away_until_it_is_released(tmp_path: Path) -> None:
+    async def scene() -> None:
+        keeper = Keeper(Plan([Unit(name="one", argv=["/bin/sleep", "60"], log=str(tmp_path / "one.log"))]), SystemClock())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, keeper.reap)
+        keeper.start()
+        async with asyncio.timeout(10):
+            await keeper.hold("one")
+            await asyncio.sleep(0.5)  # longer than a restart takes
+            assert keeper.status()["one"] == {"pid": 0, "restarts": 0, "held": False}
+            keeper.release("one")
+            assert keeper.status()["one"]["pid"]
+            await keeper.stop()
+
+    asyncio.run(scene())

@@ -39,6 +39,8 @@ class Services:
     requests: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     ocsp_produced_ago_s: float = 0
+    ahead_s: float = 0
+    """How far the clock of responder and authorities is ahead of ours."""
 
     def __post_init__(self) -> None:
         self.tsas = [real(f"O=Red,CN=TSA {number}", self.ca, tsa=True) for number in (1, 2)]
@@ -81,18 +83,21 @@ class Services:
     def _ocsp(self, body: bytes) -> bytes:
         request = x509_ocsp.load_der_ocsp_request(body)
         leaf = next(one for one in self.leaves if one.certificate.serial_number == request.serial_number)
-        now = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=self.ocsp_produced_ago_s)  # noqa: TID251  a real server's clock
+        now = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self.ahead_s - self.ocsp_produced_ago_s)  # noqa: TID251  a real server's clock
         status = x509_ocsp.OCSPCertStatus.REVOKED if self.revoked else x509_ocsp.OCSPCertStatus.GOOD
         nonces = [extension.value.nonce for extension in request.extensions] if self.with_nonce else []
         statement = Statement(leaf, self.ca, status, now, now + timedelta(hours=9))
         return pki.ocsp_response(statement, self.ca, nonce=nonces[0] if nonces else None, produced=now)
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.ahead_s)  # noqa: TID251  a real server's clock
 
     def _stamp(self, body: bytes, number: int) -> bytes:
         request = tsp.TimeStampReq.load(body)
         imprint = request["message_imprint"]["hashed_message"].native
         if number == 1 and self.first_tsa == "wrong":
             imprint = bytes(64)
-        stamp = Stamp(imprint=imprint, nonce=request["nonce"].native, gen_time=datetime.now(UTC))  # noqa: TID251  a real server's clock
+        stamp = Stamp(imprint=imprint, nonce=request["nonce"].native, gen_time=self._now())
         return pki.stamp_response(pki.token(self.tsas[number - 1], stamp))
 
 

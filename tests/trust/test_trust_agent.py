@@ -437,3 +437,26 @@ def test_an_expired_configuration_stops_stamps_and_is_told(enrolled: Agent, serv
     until(lambda: kind_of(enrolled.stamp) == "configuration.expired")
 
     assert enrolled.view().expires_us > 0
+
+
+def offset_s(agent: Agent) -> float | None:
+    """Local minus signed time, as every process of the box would see it now."""
+    offset = agent.evidence().signed.offset_us(time.time_ns() // 1000, time.monotonic_ns() // 1000)
+    return None if offset is None else offset / 1e6
+
+
+@pytest.mark.case("T40")
+def test_signed_times_tell_how_far_the_clock_is_off_and_survive_a_restart(enrolled: Agent, services: Services) -> None:
+    assert abs(offset_s(enrolled) or 99) < 3
+
+    services.ahead_s = 400
+    enrolled.stamp()
+    assert -405 < (offset_s(enrolled) or 0) < -395
+    time.sleep(1.5)  # a change is written down within a second
+    enrolled.stop()
+    services.ocsp_up = False
+    enrolled.start()
+    assert until(lambda: (offset_s(enrolled) or 0) < -2 or None)
+
+    services.ahead_s, services.ocsp_up = 0, True
+    until(lambda: abs(offset_s(enrolled) or 99) < 3, 30)
