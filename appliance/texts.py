@@ -538,6 +538,21 @@ TEXTS: dict[str, tuple[str, str]] = {
     "fleet_state.DEAD": ("MUERTA", "DEAD"),
     "fleet_state.UNHEARD": ("sin noticias", "not heard yet"),
     "fleet_state.UNKNOWN": ("desconocido", "unknown"),
+    # attestation
+    "attestation.help": ("prueba de qué TPM tiene la caja", "proof of which TPM the box has"),
+    "attestation.show": ("muestra las huellas de sus claves y su fabricante", "show the fingerprints of its keys and its manufacturer"),
+    "attestation.answer": ("responde al reto de CEIQROO para el alta", "answer CEIQROO's challenge for the enrolment"),
+    "attestation.quote": ("firma lo que el TPM midió al arrancar", "sign what the TPM measured at boot"),
+    "attestation.challenge_file": ("reto de CEIQROO", "CEIQROO's challenge"),
+    "attestation.out": ("archivo que se escribe", "file to write"),
+    "attestation.nonce": ("número de CEIQROO, hexadecimal: de 16 a 32 bytes", "CEIQROO's number, hexadecimal: 16 to 32 bytes"),
+    "attestation.keys": (
+        "clave del fabricante (SHA-256): {endorsement}\nclave de atestación (SHA-256): {attestation}",
+        "endorsement key (SHA-256): {endorsement}\nattestation key (SHA-256): {attestation}",
+    ),
+    "attestation.certificate": ("certificado por: {issuer}", "certified by: {issuer}"),
+    "attestation.no_certificate": ("el fabricante no dejó certificado", "the manufacturer left no certificate"),
+    "attestation.written": ("escrito: {file}", "written: {file}"),
     # enrolment
     "enrolment.help": ("alta de la caja: solicitar certificados e instalarlos", "enrolment of the box: ask for certificates, install them"),
     "enrolment.request": ("crea las claves que falten y escribe las solicitudes", "make the missing keys and write the requests"),
@@ -545,6 +560,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "enrolment.out": ("archivo de la solicitud", "file of the request"),
     "enrolment.file": ("respuesta de CEIQROO", "CEIQROO's answer"),
     "enrolment.key_ready": ("clave lista en el token: {label}", "key ready in the token: {label}"),
+    "enrolment.tpm": (
+        "el TPM da fe de cada clave; CEIQROO enviará un reto: xacbe attestation answer",
+        "the TPM vouches for every key; CEIQROO will send a challenge: xacbe attestation answer",
+    ),
     "enrolment.no_wrapping_key": (
         "sin clave `wrap`: la bitácora no puede cifrar los cuerpos",
         "without the key `wrap` the log cannot encrypt bodies",

@@ -75,6 +75,7 @@ PROCESSES: tuple[Process, ...] = (
             "tpm_identity": (CONSOLE,),
             "activate_credential": (CONSOLE,),
             "quote": (CONSOLE, "reporter"),
+            "certify_key": (CONSOLE,),
             "unlock": (CONSOLE,),
             "change_pin": (CONSOLE,),
         },

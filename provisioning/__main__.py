@@ -20,7 +20,7 @@ from appliance.errors import XacbeError
 from appliance.model.identifiers import ClientId
 from appliance.settings import PRODUCTION_INSTANCE
 from appliance.texts import refusal, system_refusal
-from provisioning import enrolment, publication, serve
+from provisioning import enrolment, publication, serve, tpm_commands, tpm_enrolment
 from provisioning.authority import ca
 from provisioning.centre import Centre
 
@@ -33,6 +33,7 @@ app.add_typer(authority_app, name="authority")
 app.add_typer(enrolment_app, name="enrolment")
 app.add_typer(certificate_app, name="certificate")
 app.add_typer(member_app, name="member")
+app.add_typer(tpm_commands.tpm_app, name="tpm")
 
 BESIDE = {"lab": ("provisioning.lab.commands", "lab_app"), "fleet": ("provisioning.fleet.commands", "fleet_app")}
 """Nouns with a module of their own, imported only when they are called: the services need nothing of the laboratory."""
@@ -82,14 +83,41 @@ def enrolment_approve(
     out: Annotated[Path, typer.Option(help="Archivo para la aprobación.", dir_okay=False)],
     internal_address: Annotated[str, typer.Option(help="Dirección para sus sistemas de información; si falta, la misma.")] = "",
     subsystem: Annotated[list[str] | None, typer.Option(help="Subsistema que usa la caja; si falta, todos los del miembro.")] = None,
+    answer: Annotated[Path | None, typer.Option(help="Respuesta de su TPM al reto (JSON).", exists=True, dir_okay=False)] = None,
+    replace_tpm: Annotated[bool, typer.Option("--replace-tpm", help="La caja tiene ahora otro TPM, o ninguno.")] = False,
 ) -> None:
     """Certifica las claves de una caja y la registra con sus subsistemas."""
     wanted = enrolment.read_request(request.read_bytes())
     approval = enrolment.approve(
-        Centre.open(directory), wanted, address, SystemClock(), subsystems=subsystem or None, internal_address=internal_address
+        Centre.open(directory),
+        wanted,
+        address,
+        SystemClock(),
+        subsystems=subsystem or None,
+        internal_address=internal_address,
+        answer=None if answer is None else tpm_enrolment.read_answer(answer.read_bytes()),
+        replace_tpm=replace_tpm,
     )
     durable.write_file(out.absolute(), msgspec.json.format(msgspec.json.encode(approval)) + b"\n", 0o644)
-    typer.echo(f"{approval['server']}: {len(approval['certificates'])} certificados, {len(approval['clients'])} subsistemas")
+    proven = "TPM comprobado" if wanted.tpm else "sin prueba de TPM"
+    counted = f"{len(approval['certificates'])} certificados, {len(approval['clients'])} subsistemas"
+    typer.echo(f"{approval['server']}: {counted}, {proven}")
+
+
+@enrolment_app.command("challenge")
+def enrolment_challenge(
+    directory: Directory,
+    request: Annotated[Path, typer.Argument(help="Solicitud de la caja (JSON).", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="Archivo para el reto.", dir_okay=False)],
+    endorsement: Annotated[
+        str, typer.Option(help="SHA-256 de su clave de fabricante, si no trae certificado: xacbe attestation show.", metavar="HEX")
+    ] = "",
+) -> None:
+    """Reta al TPM de una caja: sólo el que tiene las claves de la solicitud puede responder (xacbe attestation answer)."""
+    wanted = enrolment.read_request(request.read_bytes())
+    made = enrolment.challenge(Centre.open(directory), wanted, SystemClock(), tpm_commands.hexadecimal(endorsement))
+    durable.write_file(out.absolute(), msgspec.json.format(msgspec.json.encode(made)) + b"\n", 0o644)
+    typer.echo(f"{made['server']}: {out}")
 
 
 @enrolment_app.command("renew")

@@ -1,8 +1,8 @@
 """One instance of CEIQROO on disk: where its keys, certificates and registry lie, and what it tells its boxes.
 
 I/O. Layout: `centre.json` (this file's settings), `anchor.xml`, `authorities.pem` (root and issuing authority), `registry.sqlite`,
-`certificates/NAME.{der,pem}`, `keys/NAME.pem` (0600, the services' keys) and `root/root.pem` (used only by `authority init` and taken off
-the machine afterwards in production).
+`certificates/NAME.{der,pem}`, `manufacturers/` (of TPMs), `keys/NAME.pem` (0600, the services' keys) and `root/root.pem` (used only by
+`authority init` and taken off the machine afterwards in production).
 """
 
 from __future__ import annotations
@@ -122,6 +122,22 @@ class Centre:
     def authorities_file(self) -> Path:
         """Issuing authority and root in PEM: what `openssl` takes as its CA file."""
         return self.directory / "authorities.pem"
+
+    @property
+    def manufacturers_directory(self) -> Path:
+        """Roots and intermediates of TPM manufacturers whose endorsement certificates are believed: PEM or DER, put there by an officer."""
+        return self.directory / "manufacturers"
+
+    def manufacturers(self) -> list[x509.Certificate]:
+        """Raises CorruptStateError."""
+        found: list[x509.Certificate] = []
+        for file in sorted(self.manufacturers_directory.glob("*")):
+            data = file.read_bytes()
+            try:
+                found += x509.load_pem_x509_certificates(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
+            except ValueError as error:
+                raise CorruptStateError(f"{file}: {error}", kind="centre.corrupt") from None
+        return found
 
     def registry(self) -> Registry:
         """A connection of its own: callers close it, and use it from one thread."""

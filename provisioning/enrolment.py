@@ -23,11 +23,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from appliance.clock import Clock
 from appliance.errors import RefusedError
 from appliance.model.identifiers import ClientId, IdentifierError, ServerId
+from provisioning import tpm_enrolment
 from provisioning.authority import ca, profiles
 from provisioning.authority.profiles import BoxPublicKey, Issuer, Profile
 from provisioning.centre import Centre
 from provisioning.records import Server
 from provisioning.registry import Registry
+from provisioning.tpm_enrolment import Answer, TpmClaim, TpmRefusedError
 
 REQUEST_BYTES_MAX = 1 << 20
 """A box with a hundred members sends about 100 KB."""
@@ -46,10 +48,11 @@ class EnrolmentError(RefusedError):
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a box asks for: PKCS#10 in base64 DER by key label."""
+    """What a box asks for: PKCS#10 in base64 DER by key label; where it has a TPM, its word for each key (`tpm_enrolment`)."""
 
     server: str
     requests: dict[str, str]
+    tpm: TpmClaim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +85,19 @@ def approve(
     *,
     subsystems: Sequence[str] | None = None,
     internal_address: str = "",
+    answer: Answer | None = None,
+    replace_tpm: bool = False,
 ) -> dict[str, Any]:
     """Certifies and registers a box; returns the approval (certificates and issuers in base64 DER, anchor in base64 XML).
 
     `address`: where peers reach it. `internal_address`: where its information systems do, the same unless given. `subsystems`: the codes to
-    register as clients, all of each sealed member's unless given. Raises EnrolmentError, CertificateRequestError, UnknownEntryError.
+    register as clients, all of each sealed member's unless given. `answer`: to the challenge for this request, wanted where the box has a
+    TPM; `replace_tpm`: an officer's word that the box has another TPM now, or none. Raises EnrolmentError, CertificateRequestError,
+    UnknownEntryError, AttestationError, TpmRefusedError.
 
     (1) the server belongs to this instance, its owner is a member in good standing; (2) every label is known, every sealed member is
     registered and the owner is among them; (3) every request is signed by its key and no key serves two purposes or two holders;
-    (4) then, in one transaction: certificates, server, clients.
+    (4) the TPM is proven and every key lives in it; (5) then, in one transaction: certificates, server, clients, TPM.
     """
     if isinstance(request, dict):
         request = read_request(msgspec.json.encode(request))
@@ -102,9 +109,13 @@ def approve(
         clients = _clients(registry, wanted, subsystems)
         authority = ca.issuer(centre)
         now_us = clock.now_us()
+        proven = tpm_enrolment.check_enrolment(
+            registry, str(server), request.tpm, request, _ders(request), answer, now_us, replace_tpm=replace_tpm
+        )
         with registry.changing():
             certificates = {one.label: _issued(registry, authority, one, now_us, centre.ocsp_url) for one in wanted}
             registry.register_server(server, address, clients, now_us)
+            tpm_enrolment.settle(registry, str(server), proven)
     return {
         "server": str(server),
         "certificates": {label: _base64(certificate) for label, certificate in certificates.items()},
@@ -115,6 +126,16 @@ def approve(
     }
 
 
+def challenge(centre: Centre, request: EnrolmentRequest, clock: Clock, vouched_sha256: bytes = b"") -> dict[str, Any]:
+    """What only the TPM of this request can answer. `vouched_sha256`: an officer knows this endorsement key (SHA-256 of its TPM2B_PUBLIC),
+    whose manufacturer left no certificate. Raises EnrolmentError, TpmRefusedError, AttestationError."""
+    server = _server_of(centre, request)
+    if request.tpm is None:
+        raise TpmRefusedError("the request names no TPM", kind="attestation.no_tpm")
+    with centre.registry() as registry:
+        return tpm_enrolment.challenge(registry, str(server), request.tpm, request, centre.manufacturers(), clock.now_us(), vouched_sha256)
+
+
 def renew(centre: Centre, request: EnrolmentRequest, clock: Clock) -> dict[str, Any]:
     """Certifies new keys of a registered box beside its old ones; the document as of `approve`, without what the box has already.
 
@@ -123,7 +144,8 @@ def renew(centre: Centre, request: EnrolmentRequest, clock: Clock) -> dict[str, 
     Raises EnrolmentError, CertificateRequestError, UnknownEntryError.
 
     (1) the box is registered and its members are in good standing; (2) each label had a certificate that was not revoked; (3) every request
-    is signed by its key, the key is new and serves nobody else; (4) then, in one transaction, the certificates.
+    is signed by its key, the key is new and serves nobody else; (4) where the box was enrolled with a TPM, the key lives in it; (5) then,
+    in one transaction, the certificates.
     """
     server = _server_of(centre, request)
     if not 1 <= len(request.requests) <= REQUESTS_MAX:
@@ -140,6 +162,7 @@ def renew(centre: Centre, request: EnrolmentRequest, clock: Clock) -> dict[str, 
         foreign = [one.label for one in wanted if one.holder not in holders]
         if foreign:
             raise EnrolmentError(f"{', '.join(foreign)}: not of a member whose box {server} is", kind="enrolment.not_registered")
+        tpm_enrolment.check_renewal(registry, str(server), request.tpm, _ders(request))
         authority = ca.issuer(centre)
         with registry.changing():
             certificates = {one.label: _issued(registry, authority, one, now_us, centre.ocsp_url) for one in wanted}
@@ -271,6 +294,10 @@ def _clients(registry: Registry, wanted: list[_Wanted], subsystems: Sequence[str
     if unknown:
         raise EnrolmentError(f"not registered: {', '.join(sorted(unknown))}", kind="enrolment.unknown_subsystem")
     return tuple(client for client in registered if client.subsystem in subsystems)
+
+
+def _ders(request: EnrolmentRequest) -> dict[str, bytes]:
+    return {label: _decoded(label, encoded) for label, encoded in request.requests.items()}
 
 
 def _decoded(label: str, encoded: str) -> bytes:

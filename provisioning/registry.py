@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from appliance.errors import RefusedError
 from appliance.model.identifiers import ClientId, ServerId
@@ -49,6 +50,11 @@ CREATE TABLE IF NOT EXISTS approved_authorities (
   ocsp_url TEXT NOT NULL, ocsp_certificate BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS published (part TEXT PRIMARY KEY, sha256 BLOB NOT NULL, since_us INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS approved_stamping (name TEXT PRIMARY KEY, url TEXT NOT NULL, certificate BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS tpms (
+  server TEXT PRIMARY KEY, endorsement_sha256 BLOB NOT NULL UNIQUE, endorsement_public BLOB NOT NULL, attestation_public BLOB NOT NULL,
+  pcrs BLOB NOT NULL, proven_us INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS tpm_challenges (
+  server TEXT PRIMARY KEY, request_sha256 BLOB NOT NULL, credential BLOB NOT NULL, nonce BLOB NOT NULL, made_us INTEGER NOT NULL) STRICT;
 """
 
 
@@ -96,6 +102,14 @@ class Registry:
         except BaseException:
             self._database.execute("ROLLBACK")
             raise
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """For the rooms beside (`tpm_registry`)."""
+        return self._database.execute(query, values).fetchall()
+
+    def change(self, query: str, *values: object) -> None:
+        with self.changing():
+            self._database.execute(query, values)
 
     @property
     def instance(self) -> str:

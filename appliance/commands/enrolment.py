@@ -1,6 +1,7 @@
 """`xacbe enrolment request|install`: the box's keys are made and asked for, then certified and trusted.
 
-`request` makes every missing key in the token and writes one file of certificate requests for CEIQROO's bench; `install` takes the answer:
+`request` makes every missing key in the token and writes one file of certificate requests for CEIQROO's bench, with the TPM's word for each
+where there is one (`xacbe attestation` answers the challenge that follows); `install` takes the answer:
 certificates into the signer, the anchor to the trust agent, issuers and the broker's CA to the supervisor. Rule IV.3.II-IV.
 """
 
@@ -13,7 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from appliance import settings
+import msgspec
+
+from appliance import durable, settings
+from appliance.commands.attestation import server_of, tpm_claim
 from appliance.errors import RefusedError
 from appliance.hsm import keyring
 from appliance.hsm import wire as hsm
@@ -50,17 +54,21 @@ def _request(arguments: argparse.Namespace) -> int:
     address = settings.load(arguments.state, RelaySettings).client_https.rpartition(":")[0]
     signer = BlockingClient(channel_path(arguments.state, "signer", CONSOLE), WAIT_S_MAX)
     present = {key.label for key in signer.call("list_keys", None, list[hsm.KeyRecord])}
-    requests = {}
+    requests: dict[str, tuple[str, bytes]] = {}
     for label, subject, names in _wanted(box, address):
         if label not in present:
             # TLS keys stay on P-256: `net.token_key` hands OpenSSL EC keys only, and tokens sign them fastest
             signer.call("generate_key", hsm.KeyRequest(label, arguments.algorithm if label.startswith("seal/") else "EC-P256"))
         made = signer.call("request_certificate", hsm.CertificateRequest(label, subject, names), bytes)
-        requests[label] = base64.b64encode(made).decode()
+        requests[label] = label, made
         print(text("enrolment.key_ready", label=label), file=sys.stderr)
     _make_wrapping_key(signer, present)
-    server = f"{box.instance}/{box.member_class}/{box.member_code}/{box.server_code}"
-    arguments.out.write_text(json.dumps({"server": server, "requests": requests}, indent=1) + "\n")
+    document: dict[str, Any] = {"server": server_of(arguments.state), "requests": {label: made for label, (_, made) in requests.items()}}
+    claim = tpm_claim(signer, requests)
+    if claim is not None:
+        document["tpm"] = claim
+        print(text("enrolment.tpm"), file=sys.stderr)
+    durable.write_file(arguments.out.absolute(), msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n", 0o644)
     return 0
 
 

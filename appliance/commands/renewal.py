@@ -12,10 +12,12 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from appliance import configuration_files, durable, settings
+from appliance.commands.attestation import tpm_claim
 from appliance.commands.verbs import read_file
 from appliance.errors import RefusedError, UnavailableError, XacbeError
 from appliance.hsm import keyring
@@ -54,13 +56,16 @@ def request(state: Path, signer: BlockingClient, labels: Sequence[str], subjects
     """Makes a new key for each label (or goes on with one made before) and writes the request; returns the keys' names in the token."""
     present = {key.label: key for key in signer.call("list_keys", None, list[KeyRecord])}
     made: dict[str, KeyVersion] = {}
-    requests = {}
+    requests: dict[str, tuple[str, bytes]] = {}
     for label in labels:
         algorithm = present[label].algorithm if label in present else "EC-P256"
         made[label] = signer.call("renew_key", KeyRequest(label, algorithm), KeyVersion)
         der = signer.call("request_certificate", CertificateRequest(made[label].label, subjects[label], []), bytes)
-        requests[label] = base64.b64encode(der).decode()
-    document = {"server": str(_server(state)), "requests": requests}
+        requests[label] = made[label].label, der
+    document: dict[str, Any] = {"server": str(_server(state)), "requests": {label: der for label, (_, der) in requests.items()}}
+    claim = tpm_claim(signer, requests)
+    if claim is not None:
+        document["tpm"] = claim
     durable.write_file(out, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n", 0o644)
     return [version.label for version in made.values()]
 

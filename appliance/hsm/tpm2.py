@@ -167,6 +167,10 @@ class TpmToken:
 
         return self._asked(with_room)
 
+    def attest_key(self, label: str, act: Callable[[Any, Any, bytes], Result]) -> Result:
+        """The same with one key of ours loaded beside them: connection, handle, TPM2B_PUBLIC. Raises KeyMissingError."""
+        return self.attest(lambda context: act(context, self._handle(label), self._blobs[label].public))
+
     def lend(self, act: Callable[[Any], Result]) -> Result:
         """Lends the connection to what needs no place in the TPM (`hsm.nv_counter`)."""
         return self._asked(lambda: act(self._context))

@@ -159,6 +159,21 @@ class QuoteReply(msgspec.Struct, array_like=True):
     values: dict[int, bytes]
 
 
+class CertifyRequest(msgspec.Struct, array_like=True):
+    """`certify_key`: the word of the attestation key that this key lives in the same TPM, said for `qualifying` (16 to 64 bytes)."""
+
+    label: str
+    qualifying: bytes
+
+
+class CertifyReply(msgspec.Struct, array_like=True):
+    """TPM2B_PUBLIC of the key, TPMS_ATTEST, TPMT_SIGNATURE of the attestation key."""
+
+    public: bytes
+    attested: bytes
+    signature: bytes
+
+
 class KeyRequest(msgspec.Struct, array_like=True):
     """`generate_key`, `delete_key`, `renew_key`, `switch_key`: by label; the last and `delete_key` take one with its version."""
 

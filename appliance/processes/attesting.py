@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.clock import Clock
+from appliance.hsm import keyring
 from appliance.hsm.audit_trail import AuditTrail
 from appliance.hsm.token import MechanismMissingError, Token, TokenBusyError
-from appliance.hsm.wire import CredentialChallenge, QuoteReply, QuoteRequest, TpmIdentity
+from appliance.hsm.wire import CertifyReply, CertifyRequest, CredentialChallenge, QuoteReply, QuoteRequest, TpmIdentity
 from appliance.net.local_sockets import Handler
 from appliance.processes.key_acts import AtToken
 
@@ -30,6 +31,7 @@ class Attesting:
             "tpm_identity": self._identity,
             "activate_credential": self._activate,
             "quote": self._quote,
+            "certify_key": self._certify,
             "advance_counter": self._advance_counter,
             "read_counter": self._read_counter,
         }
@@ -56,6 +58,17 @@ class Attesting:
         made = await self._lent(lambda context: attestation.quote(context, request.nonce, request.pcrs or attestation.PCRS))
         return QuoteReply(made.attested, made.signature, made.values)
 
+    async def _certify(self, caller: str, payload: bytes) -> CertifyReply:
+        lend = self._lending("attest_key", "only a TPM attests")
+        from appliance.hsm import attestation
+
+        request = msgspec.msgpack.decode(payload, type=CertifyRequest)
+        keyring.use_of(request.label)
+        said = await self._at_token(
+            lambda: lend(request.label, lambda context, key, public: attestation.certify(context, key, public, request.qualifying))
+        )
+        return CertifyReply(said.public, said.attested, said.signature)
+
     async def _advance_counter(self, caller: str, payload: bytes) -> int:
         lend = self._lending("lend", "only a TPM counts")
         from appliance.hsm import nv_counter
@@ -74,11 +87,12 @@ class Attesting:
 
     async def _lent(self, act: Callable[[Any], Result]) -> Result:
         lend = self._lending("attest", "only a TPM attests")
-        return await self._at_token(lambda: lend(act))
+        made: Result = await self._at_token(lambda: lend(act))
+        return made
 
-    def _lending(self, name: str, otherwise: str) -> Callable[[Callable[[Any], Any]], Any]:
+    def _lending(self, name: str, otherwise: str) -> Callable[..., Any]:
         """How the TPM's maker lends its connection: of that maker alone, and not part of the interface."""
-        lend: Callable[[Callable[[Any], Any]], Any] | None = getattr(self._token, name, None)
+        lend: Callable[..., Any] | None = getattr(self._token, name, None)
         if lend is None:
             raise MechanismMissingError(otherwise)
         return lend

@@ -13,12 +13,15 @@ from provisioning.lab.tokens import TokenPlan
 KINDS = ("software", "softhsm", "swtpm")
 
 
-def prepare(kind: str, box: Box, provider: Path = tokens.SOFTHSM_MODULE) -> tuple[list[Unit], dict[str, str]]:
-    """Units (none for software keys) and the `[signer]` settings. The PIN goes into the signer's credentials, nowhere else."""
+def prepare(kind: str, box: Box, manufacturer: Path, provider: Path = tokens.SOFTHSM_MODULE) -> tuple[list[Unit], dict[str, str]]:
+    """Units (none for software keys) and the `[signer]` settings. The PIN goes into the signer's credentials, nowhere else.
+
+    `manufacturer`: where the laboratory's manufacturer of TPMs lives.
+    """
     directory = box.state / "token"
     pin_file = box.state / "credentials" / "signer" / "pin"
     pin = pin_file.read_text() if pin_file.exists() else tokens.random_pin()
-    plan = _plan(kind, box, pin, provider)
+    plan = _plan(kind, box, pin, manufacturer, provider)
     user = None if box.first_user is None else box.user("signer")
     if not pin_file.exists():
         tokens.write_pin(box.state, pin, user)
@@ -39,10 +42,10 @@ def prepare(kind: str, box: Box, provider: Path = tokens.SOFTHSM_MODULE) -> tupl
     return [unit], plan.settings
 
 
-def _plan(kind: str, box: Box, pin: str, provider: Path) -> TokenPlan:
+def _plan(kind: str, box: Box, pin: str, manufacturer: Path, provider: Path) -> TokenPlan:
     directory = box.state / "token"
     if kind == "softhsm":
         return tokens.prepare_softhsm(directory, f"xacbe-{box.number}", pin, tokens.random_pin(), provider)
     if kind == "swtpm":
-        return tokens.prepare_swtpm(directory)
+        return tokens.prepare_swtpm(directory, manufacturer)
     return tokens.prepare_software(directory)

@@ -30,10 +30,10 @@ from appliance.clock import SystemClock
 from appliance.errors import UnavailableError, XacbeError
 from appliance.net.local_sockets import BlockingClient, channel_path
 from appliance.supervision.wire import BoxStatus
-from provisioning import enrolment
+from provisioning import enrolment, tpm_enrolment
 from provisioning.authority import ca
 from provisioning.centre import Centre
-from provisioning.lab import addresses, box_token, broker, keeper, layout, tokens
+from provisioning.lab import addresses, box_token, broker, keeper, layout, manufacturer, tokens
 from provisioning.lab.keeper import Plan, Unit
 from provisioning.lab.layout import Box
 
@@ -86,7 +86,7 @@ def up(
     units.append(_system_unit(directory, memory["base"]))
     for box in boxes:
         layout.make_state(box)
-        token_units, signer = box_token.prepare(memory["token"], box, provider)
+        token_units, signer = box_token.prepare(memory["token"], box, directory / "manufacturer", provider)
         (box.state / "box.toml").write_text(layout.settings_text(box, centre_address, signer) + settings)
         units += token_units
         units += layout.box_units(box, memory["relays"])
@@ -223,6 +223,7 @@ def _enrol_all(directory: Path, boxes: Sequence[Box], centre: Centre, say: Say) 
     with ThreadPoolExecutor(4) as pool:
         for requested in pool.map(lambda box: _request(directory, box), boxes):
             say(requested)
+        _trust_manufacturer(directory, centre)
         for box in boxes:  # CEIQROO's officer signs one after the other
             _approve(directory, box, centre)
         for installed in pool.map(lambda box: _install(directory, box, boxes), boxes):
@@ -234,10 +235,23 @@ def _request(directory: Path, box: Box) -> str:
     return f"{box.server_id}: claves en el token"
 
 
+def _trust_manufacturer(directory: Path, centre: Centre) -> None:
+    """As an officer does once with `ceiqroo tpm trust`."""
+    for file in manufacturer.authorities(directory / "manufacturer"):
+        durable.make_directory(centre.manufacturers_directory)
+        durable.write_file(centre.manufacturers_directory / file.name, file.read_bytes(), 0o644)
+
+
 def _approve(directory: Path, box: Box, centre: Centre) -> None:
-    request = json.loads((directory / "enrolment" / f"{box.number}.request.json").read_text())
-    answer = enrolment.approve(centre, request, box.address, SystemClock(), subsystems=["SOLOMON"])
-    (directory / "enrolment" / f"{box.number}.approval.json").write_text(json.dumps(answer, indent=1) + "\n")
+    place = directory / "enrolment"
+    request, answer = enrolment.read_request((place / f"{box.number}.request.json").read_bytes()), None
+    if request.tpm is not None:
+        asked, answered = place / f"{box.number}.challenge.json", place / f"{box.number}.answer.json"
+        asked.write_bytes(msgspec.json.encode(enrolment.challenge(centre, request, SystemClock())) + b"\n")
+        _xacbe(box, "attestation", "answer", str(asked), "--out", str(answered))
+        answer = tpm_enrolment.read_answer(answered.read_bytes())
+    approval = enrolment.approve(centre, request, box.address, SystemClock(), subsystems=["SOLOMON"], answer=answer)
+    (place / f"{box.number}.approval.json").write_text(json.dumps(approval, indent=1) + "\n")
 
 
 def _install(directory: Path, box: Box, boxes: Sequence[Box]) -> str:

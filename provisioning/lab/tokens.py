@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from provisioning.lab.manufacturer import make_tpm
+
 SOFTHSM_MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 CLIENT_MODULE = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 _INITIALISE = Path(__file__).with_name("initialise_softhsm.py")
@@ -101,9 +103,13 @@ def prepare_empty_softhsm(directory: Path, label: str) -> TokenPlan:
     return TokenPlan(_inside(directory, server), {"SOFTHSM2_CONF": str(configuration)}, settings, (socket,))
 
 
-def prepare_swtpm(directory: Path) -> TokenPlan:
-    """A software TPM with its state below `directory`; manufactured at its first start."""
+def prepare_swtpm(directory: Path, manufacturer: Path | None = None) -> TokenPlan:
+    """A software TPM with its state below `directory`: manufactured here, with an endorsement certificate, where `manufacturer` is the
+    directory of the authority that issues it (`provisioning.lab.manufacturer`); otherwise at its first start, with none.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    if manufacturer is not None:
+        make_tpm(directory, manufacturer)
     server = [
         "/usr/bin/swtpm", "socket", "--tpm2", "--tpmstate", "dir=.", "--flags", "not-need-init,startup-clear",
         "--server", f"type=unixio,path={_SOCKET},mode=0600", "--ctrl", f"type=unixio,path={_SOCKET}.ctrl,mode=0600",

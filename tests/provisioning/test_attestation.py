@@ -28,6 +28,7 @@ from provisioning import attestation as centre
 from provisioning.attestation import AttestationError
 from tests.hsm import parts
 from tests.hsm.signer_box import signer_box
+from tests.provisioning.parts import NOW_US
 
 NONCE = bytes(range(20))
 
@@ -116,12 +117,12 @@ def test_an_endorsement_certificate_is_for_its_key_and_of_a_known_manufacturer(t
     (maker, authority), (_, stranger) = _authority(), _authority()
     certificate = _issued(maker, authority, endorsement)
 
-    centre.check_endorsement(certificate, identity.endorsement_public, [stranger, authority])
+    centre.check_endorsement(certificate, identity.endorsement_public, [stranger, authority], NOW_US)
 
     other = _issued(maker, authority, ec.generate_private_key(ec.SECP256R1()).public_key())
     for der, makers in ((certificate, [stranger]), (other, [authority]), (b"junk", [authority])):
         with pytest.raises(AttestationError):
-            centre.check_endorsement(der, identity.endorsement_public, makers)
+            centre.check_endorsement(der, identity.endorsement_public, makers, NOW_US)
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=200))
@@ -140,6 +141,7 @@ def _issued(key: ec.EllipticCurvePrivateKey, authority: x509.Certificate | None,
     first = datetime(2026, 1, 1, tzinfo=UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(authority.subject if authority else name).public_key(public)
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(first).not_valid_after(first + timedelta(days=9000))
+    builder = builder.add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
