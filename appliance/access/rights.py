@@ -16,7 +16,8 @@ from appliance.model.identifiers import ClientId
 
 HTTP, HTTPS, MUTUAL_TLS = "http", "https", "mtls"
 """How an information system authenticates to its own box (X-Road: NOSSL, SSLNOAUTH, SSLAUTH)."""
-REST, OPENAPI3 = "REST", "OPENAPI3"
+REST, OPENAPI3, WSDL = "REST", "OPENAPI3", "WSDL"
+REST_KINDS = (REST, OPENAPI3)
 ANY_METHOD, ANY_PATH = "*", "**"
 GROUP = "GROUP:"
 """Subject of a right: `GROUP:code` is a global group of the instance; everything else is a member or subsystem, exactly."""
@@ -34,6 +35,12 @@ class UnknownServiceError(RefusedError):
     """This box offers no such service."""
 
     kind = "access.unknown_service"
+
+
+class ServiceTypeError(RefusedError):
+    """A SOAP call of a REST service, or the other way round."""
+
+    kind = "access.service_type"
 
 
 class ServiceDisabledError(RefusedError):
@@ -64,21 +71,25 @@ class Client(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Service(msgspec.Struct, frozen=True, array_like=True):
-    """A REST service that one of our subsystems offers. `id`: `INSTANCE/CLASS/CODE/SUBSYSTEM/SERVICE`."""
+    """A service that one of our subsystems offers. `id`: `INSTANCE/CLASS/CODE/SUBSYSTEM/SERVICE`; SOAP services of one code differ by
+    `version` and share their rights.
+    """
 
     id: str
     url: str
     kind: str = REST
     description: str = ""
-    """Where its OpenAPI document lies: URL, or a path on the box."""
+    """Where its OpenAPI document or WSDL lies: URL, or a path on the box."""
     timeout_s: int = 60
     enabled: bool = True
     certificates: tuple[bytes, ...] = ()
     """For https URLs: DER of the certificates that the system may show; empty: any issued by the box's system CAs."""
     document: str = ""
-    """SHA-256 (hex) of the OpenAPI document that the box keeps in `box/descriptions/<document>.json`; empty where it has none."""
+    """SHA-256 (hex) of the description that the box keeps in `box/descriptions/<document>.json` (a WSDL: `.wsdl`); empty: none."""
     endpoints: tuple[tuple[str, str], ...] = ()
     """(method, path glob) of each operation in the document, for listMethods."""
+    version: str = ""
+    """Of a SOAP service; empty where its WSDL gives none."""
 
 
 class Right(msgspec.Struct, frozen=True, array_like=True):

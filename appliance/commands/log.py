@@ -188,9 +188,20 @@ def container_of(content: RecordContent, body: bytes | None) -> bytes:
         stamp_token=content.stamp_token,
         stamp_chain_result=content.ts_chain_result,
         stamp_chain=content.ts_chain,
-        attachments=() if body is None else (body,),
+        attachments=_attachments(content, body),
     )
     return write_container(contents, content.summary.at_us)
+
+
+def _attachments(content: RecordContent, body: bytes | None) -> list[bytes]:
+    """A REST body is the first and only attachment; the SOAP attachments lie in it one behind the other."""
+    if body is None:
+        return []
+    found, at = [], 0
+    for size in content.attachment_bytes or [len(body)]:
+        found.append(body[at : at + size])
+        at += size
+    return found
 
 
 # -- asking the recorder

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 
 from appliance.access.rights import HTTP, MUTUAL_TLS, AuthenticationError, Client, ClientUnknownError
 from appliance.clock import Clock
-from appliance.exchange import routing
+from appliance.exchange import dialects, routing
+from appliance.exchange.dialects import Request, Response
 from appliance.exchange.evidence import check_delivery, verified
 from appliance.exchange.local_view import LocalView
-from appliance.exchange.ports import Body, BodySource, Log, Peers, Sealed, Sealer, Trust
+from appliance.exchange.ports import Body, BodySource, Log, Peers, Sealed, Sealer, Trust, sealed_parts
 from appliance.exchange.records import record_of
 from appliance.messagelog.wire import CLIENT, REQUEST, RESPONSE
 from appliance.model.identifiers import ServerId
-from appliance.net.message_protocol import RestRequest, RestResponse, check_response, parse_head, request_hash
-
-BODILESS = frozenset({204, 304})
-"""Answers of these statuses end with their head (RFC 9110): a body behind one would be read as the next answer."""
+from appliance.net.soap_protocol import SoapFraming, SoapRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +35,9 @@ class Arrival:
 class Delivery:
     """A verified, recorded answer that may be given to the information system."""
 
-    response: RestResponse
+    response: Response
     body: Body | None
+    soap: SoapFraming | None = None
 
 
 class ClientSide:
@@ -48,7 +47,7 @@ class ClientSide:
         self._server, self._clock = server, clock
         self._trust, self._sealer, self._log, self._peers = trust, sealer, log, peers
 
-    async def answer(self, request: RestRequest, arrival: Arrival, local: Callable[[], LocalView], source: BodySource) -> Delivery:
+    async def answer(self, request: Request, arrival: Arrival, local: Callable[[], LocalView], source: BodySource) -> Delivery:
         """One exchange from a parsed request to an answer that may be delivered. Raises leaves of every family.
 
         `local` gives this box's own configuration as it is now: what may be is asked again after every long wait (II.2.XIV).
@@ -63,28 +62,23 @@ class ClientSide:
         self._check_client(request, arrival, local())
         servers = routing.servers_for(provider, request.security_server, self._trust.shared(provider.instance))
         # (4) sealed with the member's key, (5) durable before anything leaves
-        parts = [("/message.xml", request.digest)] + ([("/attachment1", body.digest)] if body else [])
-        seal = await self._sealer.seal(request.client.member, parts)
-        sent = Sealed(request.head, body, seal)
+        seal = await self._sealer.seal(request.client.member, sealed_parts(request.digest, body))
+        sent = Sealed(request.head, body, seal, soap=request.framing if isinstance(request, SoapRequest) else None)
         await self._log.append(record_of(request, sent, side=CLIENT, direction=REQUEST, received=False))
         # (6) the peer answers with a sealed message, or with a fault that is passed on
         answer = await self._peers.exchange(servers, provider, sent, request.request_id)
         # (7) the answer's seal is the provider's, and it answers this very request
-        response = parse_head(answer.head)
-        if not isinstance(response, RestResponse):
-            raise routing.AnswerBrokenError("the peer answered with a request")
-        if answer.body is not None and response.status in BODILESS:
-            raise routing.AnswerBrokenError(f"an answer of status {response.status} with a body")
+        response = dialects.read_answer(request, answer)
         shared = self._trust.shared(provider.instance)  # the answer took its time: what was valid before it may have ended
         answer = verified(answer, response.digest, provider, shared, self._clock.now_us())
-        check_response(response, request, request_hash(request.digest, body.digest if body else None))
+        dialects.check_answer(response, request, body)
         # (8) durable and stamped, (9) within the eight-hour rule: now it may be delivered
         appended = await self._log.append(record_of(request, answer, side=CLIENT, direction=RESPONSE, received=True))
         check_delivery(answer.seal, appended)
         self._check_client(request, arrival, local())
-        return Delivery(response, answer.body)
+        return Delivery(response, answer.body, answer.soap)
 
-    def _check_client(self, request: RestRequest, arrival: Arrival, local: LocalView) -> None:
+    def _check_client(self, request: Request, arrival: Arrival, local: LocalView) -> None:
         client = local.client(request.client)
         if client is None or not routing.is_registered(request.client, self._server, self._trust.shared()):
             raise ClientUnknownError(f"{request.client} is not a registered client of this box")

@@ -38,7 +38,7 @@ def verified(sealed: Sealed, head_digest: bytes, sender: ClientId, shared: Share
 
     Raises UnverifiedError leaves (seal.*, chain.*, ocsp.*).
     """
-    attachments = [sealed.body.digest] if sealed.body else []
+    attachments = sealed.body.digests if sealed.body else ()
     seal = sealed.seal
     facts = verify_message(MessageParts(head_digest, attachments), seal.signature, seal.chain_result, seal.chain, sender, shared, at_us)
     timed = Seal(seal.signature, seal.chain_result, seal.chain, facts.ocsp.produced_at_us, facts.ocsp.this_update_us)

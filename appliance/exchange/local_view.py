@@ -18,7 +18,7 @@ class LocalView:
         self.rights = RightsTable(configuration.rights, groups)
         # by parts, not by text: a part may contain a slash, and two names must never be taken for one
         self._clients = {ClientId.parse(client.subsystem): client for client in configuration.clients}
-        self._services = {ServiceId.parse(service.id): service for service in configuration.services}
+        self._services = {_service_id(service): service for service in configuration.services}
 
     def client(self, client: ClientId) -> Client | None:
         return self._clients.get(client)
@@ -28,3 +28,8 @@ class LocalView:
 
     def services(self) -> list[Service]:
         return list(self._services.values())
+
+
+def _service_id(service: Service) -> ServiceId:
+    plain = ServiceId.parse(service.id)
+    return ServiceId(plain.provider, plain.code, service.version or None)

@@ -13,6 +13,7 @@ from typing import Protocol
 from appliance.access.rights import Service
 from appliance.messagelog.wire import Append, Appended, Seal
 from appliance.model.identifiers import ClientId
+from appliance.net.soap_protocol import SoapFraming
 from appliance.trust.global_configuration import SecurityServer, SharedParameters
 
 
@@ -23,8 +24,21 @@ class OpenFile(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """One attachment of a SOAP message: so many bytes of the body, from where the one before it ends."""
+
+    size: int
+    digest: bytes
+    """SHA-512."""
+    headers: bytes
+    """Its part's headers as lines: passed on, not signed (as in X-Road)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
-    """A body that has been received completely: in memory, or in an unnamed file of the log."""
+    """A body that has been received completely: in memory, or in an unnamed file of the log. SOAP attachments lie in it one behind the
+    other.
+    """
 
     size: int
     digest: bytes
@@ -33,6 +47,24 @@ class Body:
     file: int | None = None
     """The recorder's number of the file."""
     content: OpenFile | None = None
+    attachments: tuple[Attachment, ...] = ()
+    """Of SOAP: how the body is cut. Empty: a REST body."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the pieces that travel as parts of their own."""
+        return tuple(one.size for one in self.attachments) or (self.size,)
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """Of the same pieces: what is sealed."""
+        return tuple(one.digest for one in self.attachments) or (self.digest,)
+
+
+def sealed_parts(head_digest: bytes, body: Body | None) -> list[tuple[str, bytes]]:
+    """File names and digests of everything that a seal covers (sheet 4.2): the SOAP attachments, or the REST body as the first one."""
+    digests = body.digests if body else ()
+    return [("/message.xml", head_digest), *((f"/attachment{at}", digest) for at, digest in enumerate(digests, 1))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +77,8 @@ class Sealed:
     replay_key: bytes | None = None
     """Of a message from a peer, once its seal is verified."""
     signed_at_us: int = 0
+    soap: SoapFraming | None = None
+    """What travels beside the parts of a SOAP message; None: REST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +88,15 @@ class SystemAnswer:
     status: int
     reason: bytes
     headers: list[tuple[bytes, bytes]]
+    body: Body | None
+
+
+@dataclass(frozen=True, slots=True)
+class SoapAnswer:
+    """A SOAP message as the provider's information system answered it: head and attachments as received."""
+
+    head: bytes
+    framing: SoapFraming
     body: Body | None
 
 
@@ -102,6 +145,10 @@ class System(Protocol):
         self, service: Service, method: str, target: str, headers: Sequence[tuple[bytes, bytes]], body: Body | None
     ) -> SystemAnswer:
         """Raises service.unreachable, service.timeout, service.broken."""
+        ...
+
+    async def ask(self, service: Service, request: Sealed) -> SoapAnswer:
+        """Delivers a SOAP message. Raises what `call` raises, service.answer_malformed, and PeerFaultError for a fault of the service."""
         ...
 
 

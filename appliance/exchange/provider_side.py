@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from appliance.access.rights import NoRightError, Service, ServiceDisabledError, UnknownServiceError
+from appliance.access.rights import Service
 from appliance.clock import Clock
+from appliance.errors import PeerProtocolError, UnavailableError, XacbeError
+from appliance.exchange import dialects
+from appliance.exchange.dialects import Request
 from appliance.exchange.evidence import check_delivery, verified
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerTrust
-from appliance.exchange.ports import Log, Sealed, SealedSource, Sealer, System, SystemAnswer, Trust
+from appliance.exchange.ports import Body, Log, Sealed, SealedSource, Sealer, System, Trust, sealed_parts
 from appliance.exchange.records import record_of
-from appliance.exchange.routing import ProviderUnknownError, is_registered
+from appliance.exchange.routing import ProviderUnknownError, ServerUnsuitableError, is_registered
 from appliance.messagelog.wire import PROVIDER, REQUEST, RESPONSE
-from appliance.model.identifiers import ServerId
-from appliance.net import message_protocol
+from appliance.model.identifiers import IdentifierError, ServerId
+from appliance.net import message_protocol, soap_protocol
 from appliance.net.message_protocol import RestRequest
+from appliance.net.soap_protocol import SoapFraming, SoapRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,16 @@ class Peer:
     """x-road-request-id of the envelope, for heads that have none."""
 
 
+class ServiceAnswerError(UnavailableError):
+    """Our information system answered with something that is no SOAP answer to this request; `about` says what is wrong with it."""
+
+    kind = "service.answer_malformed"
+
+    def __init__(self, about: XacbeError) -> None:
+        super().__init__(f"the service's answer: {about}")
+        self.about = about.kind
+
+
 class ProviderSide:
     """Carries out exchanges for the services of this box."""
 
@@ -40,7 +54,7 @@ class ProviderSide:
         self._server, self._clock, self._trust, self._peers = server, clock, trust, peers
         self._sealer, self._log, self._system = sealer, log, system
 
-    async def answer(self, request: RestRequest, peer: Peer, local: Callable[[], LocalView], source: SealedSource) -> Sealed:
+    async def answer(self, request: Request, peer: Peer, local: Callable[[], LocalView], source: SealedSource) -> Sealed:
         """One exchange from a request's head to a sealed answer that may be sent. Raises leaves of every family.
 
         `local` gives this box's own configuration as it is now: what may be is asked again after every long wait (II.2.XIV).
@@ -56,12 +70,18 @@ class ProviderSide:
         check_delivery(sealed.seal, appended)
         service = self._admit(request, peer, local())
         # (7) now the information system may see it
-        body = sealed.body if message_protocol.forwards_body(request.method) else None
-        answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
+        if isinstance(request, SoapRequest):
+            head, body, framing = await self._ask_soap(request, service, sealed)
+        else:
+            head, body = await self._ask_rest(request, service, sealed, peer.request_id)
+            framing = None
         # (8) its answer is sealed, (9) durable, and only then sent
-        return await self._seal_answer(request, peer.request_id, sealed, answered)
+        seal = await self._sealer.seal(request.service.provider.member, sealed_parts(message_protocol.digest_of(head), body))
+        answer = Sealed(head, body, seal, soap=framing)
+        await self._log.append(record_of(request, answer, side=PROVIDER, direction=RESPONSE, received=False))
+        return answer
 
-    def _admit(self, request: RestRequest, peer: Peer, local: LocalView) -> Service:
+    def _admit(self, request: Request, peer: Peer, local: LocalView) -> Service:
         """The service that may be called now. The connection's certificate is registered for a server of the client, issued by an
         approved CA and good; the provider is ours; the client has the right; the service is switched on.
         """
@@ -69,22 +89,25 @@ class ProviderSide:
         self._peers.check_sender(peer.certificate, peer.ocsp_responses, request.client, foreign_or_own)
         if not is_registered(request.service.provider, self._server, self._trust.shared()):
             raise ProviderUnknownError(f"{request.service.provider} is not a registered client of this box")
-        service = local.service(request.service)
-        if service is None:
-            raise UnknownServiceError(f"{request.service} is not offered here")
-        decision = local.rights.decide(request.client, service.id, request.method, request.service_path)
-        if not decision.allowed:
-            raise NoRightError(f"{request.client} may not {request.method} {request.service}: {decision.detail}")
-        if not service.enabled:
-            raise ServiceDisabledError(f"{request.service} is switched off")
-        return service
+        if isinstance(request, SoapRequest) and request.security_server not in (None, self._server):
+            raise ServerUnsuitableError(f"the message is for {request.security_server}")  # REST names it to the client's box only
+        return dialects.service_for(request, local)
 
-    async def _seal_answer(self, request: RestRequest, request_id: str, asked: Sealed, answered: SystemAnswer) -> Sealed:
+    async def _ask_rest(self, request: RestRequest, service: Service, asked: Sealed, request_id: str) -> tuple[bytes, Body | None]:
+        """The head and body of our system's answer."""
+        body = asked.body if message_protocol.forwards_body(request.method) else None
+        answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
         digest = message_protocol.request_hash(request.digest, asked.body.digest if asked.body else None)
         head = message_protocol.response_head(answered.status, answered.reason, answered.headers, request, digest, request_id=request_id)
-        parts = [("/message.xml", message_protocol.digest_of(head))]
-        if answered.body is not None:
-            parts.append(("/attachment1", answered.body.digest))
-        sealed = Sealed(head, answered.body, await self._sealer.seal(request.service.provider.member, parts))
-        await self._log.append(record_of(request, sealed, side=PROVIDER, direction=RESPONSE, received=False))
-        return sealed
+        return head, answered.body
+
+    async def _ask_soap(self, request: SoapRequest, service: Service, asked: Sealed) -> tuple[bytes, Body | None, SoapFraming]:
+        """Our system's answer with the request's hash in it. What does not answer this very request is never sealed."""
+        answered = await self._system.ask(service, asked)
+        try:
+            soap_protocol.check_response(soap_protocol.parse_response(answered.head), request, hashed=False)
+            head = soap_protocol.with_request_hash(answered.head, request)
+            soap_protocol.check_response(soap_protocol.parse_response(head), request)
+        except (PeerProtocolError, IdentifierError) as error:
+            raise ServiceAnswerError(error) from error
+        return head, answered.body, answered.framing

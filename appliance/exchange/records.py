@@ -8,9 +8,10 @@ from __future__ import annotations
 from appliance.exchange.ports import Sealed
 from appliance.messagelog.wire import Append
 from appliance.net.message_protocol import RestRequest
+from appliance.net.soap_protocol import SoapRequest
 
 
-def record_of(request: RestRequest, sealed: Sealed, *, side: str, direction: str, received: bool) -> Append:
+def record_of(request: RestRequest | SoapRequest, sealed: Sealed, *, side: str, direction: str, received: bool) -> Append:
     """The record; what came from a peer is stamped before it is acknowledged, since it is about to be delivered (IV.3.VI)."""
     body = sealed.body
     return Append(
@@ -31,4 +32,5 @@ def record_of(request: RestRequest, sealed: Sealed, *, side: str, direction: str
         stamp_first=received,
         replay_key=sealed.replay_key,
         signed_at_us=sealed.signed_at_us,
+        attachment_bytes=[one.size for one in body.attachments] if body else [],
     )

@@ -55,6 +55,7 @@ class Reader:
             signature.ocsp_this_update_us,
         )
         content = RecordContent(summary, said.message, said.body, descriptor is not None, seal, token, chain_result, chain)
+        content.attachment_bytes = message.attachment_bytes
         return content, descriptor
 
     def audits(self, limit: int) -> list[AuditRecord]:

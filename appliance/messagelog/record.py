@@ -105,6 +105,8 @@ class MessageEntry(msgspec.Struct, array_like=True):
     """Of a received message; see `messagelog.replay`."""
     signed_at_us: int = 0
     """The signed SigningTime of a received message."""
+    attachment_bytes: list[int] = []
+    """How the body is cut into SOAP attachments; empty: it is one part."""
 
 
 class SignatureContent(msgspec.Struct, array_like=True):

@@ -195,6 +195,8 @@ class Recorder:
         """Checks, and hands over to the writer. Nothing of it is durable when this raises."""
         if request.side not in (CLIENT, PROVIDER) or request.direction not in (REQUEST, RESPONSE):
             raise AppendMalformedError("neither request nor response of a side of ours")
+        if request.attachment_bytes and (sum(request.attachment_bytes) != request.body_bytes or min(request.attachment_bytes) < 0):
+            raise AppendMalformedError("attachments that are not the body")
         self.stamper.stamps.check_room()
         signature = self._signatures.entry(request.seal)
         key = self._claim(request)
@@ -325,6 +327,7 @@ def _entry_of(request: Append, key: bytes | None) -> MessageEntry:
         ends_us=ends_us(request.seal),
         replay_key=key,
         signed_at_us=request.signed_at_us,
+        attachment_bytes=request.attachment_bytes,
     )
 
 

@@ -69,6 +69,8 @@ class Append(msgspec.Struct, array_like=True):
     """Of a received message: SHA-512 over what its seal signs and its head (`exchange.evidence`); accepted once."""
     signed_at_us: int = 0
     """The signed SigningTime of a received message: how long its replay key must be remembered counts from here."""
+    attachment_bytes: list[int] = []
+    """How the body is cut into SOAP attachments; empty: it is one part."""
 
 
 class Appended(msgspec.Struct, array_like=True):
@@ -155,6 +157,8 @@ class RecordContent(msgspec.Struct, array_like=True):
     """RFC 3161 token, DER; single form: over the SignatureValue bytes (`ts_chain_result` is None)."""
     ts_chain_result: bytes | None
     ts_chain: bytes | None
+    attachment_bytes: list[int] = []
+    """How the body is cut into SOAP attachments; empty: it is one part."""
 
 
 class LogStatus(msgspec.Struct, array_like=True):

@@ -6,21 +6,27 @@ is not checked; presence, duplicates and object types are.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from dataclasses import dataclass
 
 from lxml import etree
 
 from appliance.errors import PeerProtocolError
-from appliance.model.identifiers import PART_CHARACTERS_MAX, ClientId, ServiceId
+from appliance.model.identifiers import PART_CHARACTERS_MAX, ClientId, ServerId, ServiceId
 from appliance.model.xml_input import local_name, parse_known
 
 SOAP_BYTES_MAX = 1 << 20
 """The SOAP part is held in memory; what is large travels as an attachment."""
 FAULT_TEXT_CHARACTERS_MAX = 2000
+SHA512 = "http://www.w3.org/2001/04/xmlenc#sha512"
 
 _ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
 _XROAD = "http://x-road.eu/xsd/xroad.xsd"
 _IDENTIFIERS = "http://x-road.eu/xsd/identifiers"
+_REPRESENTATION = "http://x-road.eu/xsd/representation.xsd"
+_ENCODING = re.compile(rb"""^(?:\xef\xbb\xbf)?<\?xml[^>]*?\sencoding\s*=\s*["']([^"'>]*)["']""")
 _CLIENT_PARTS = ("xRoadInstance", "memberClass", "memberCode", "subsystemCode")
 _SERVICE_PARTS = (*_CLIENT_PARTS, "serviceCode", "serviceVersion")
 
@@ -37,6 +43,12 @@ class SoapHeaderMissingError(PeerProtocolError):
     kind = "soap.header_missing"
 
 
+class SoapEncodingError(PeerProtocolError):
+    """The document declares another encoding than UTF-8: another reader could take the same bytes for another message."""
+
+    kind = "soap.encoding"
+
+
 class SoapHeaderDuplicateError(PeerProtocolError):
     """A header, or a part of an identifier, is there twice."""
 
@@ -50,17 +62,27 @@ class PeerFault:
     code: str
     message: str
     detail: str
+    document: bytes = b""
+    """The whole envelope as it came: a SOAP information system gets it byte for byte, as from X-Road."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoapHeader:
-    """The facts of a SOAP message that decide who seals it."""
+    """The facts of a SOAP message: who asks what of whom. Optional headers are None where they are not there."""
 
     client: ClientId
     service: ServiceId
     query_id: str
     body_name: str
     """Local name of the body's only element."""
+    protocol_version: str | None = None
+    user_id: str | None = None
+    issue: str | None = None
+    security_server: ServerId | None = None
+    represented_party: str | None = None
+    """`class/code` or `code`."""
+    request_hash: bytes | None = None
+    """Empty where the element is there without a SHA-512 in it."""
 
     @property
     def is_response(self) -> bool:
@@ -83,6 +105,7 @@ def read_fault(data: bytes) -> PeerFault | None:
         code=_text(fault.find("faultcode")),
         message=_text(fault.find("faultstring")),
         detail="" if detail is None else _bounded("".join(map(str, detail.itertext()))),
+        document=data,
     )
 
 
@@ -93,7 +116,7 @@ def read_header(data: bytes) -> SoapHeader:
     content = list(_body(root))
     if len(content) != 1:
         raise SoapMalformedError("the SOAP body has not exactly one element")
-    query_id = _text(_only(header, f"{{{_XROAD}}}id", "id"))
+    query_id = _leaf(_only(header, f"{{{_XROAD}}}id", "id"))
     if not query_id or len(query_id) > PART_CHARACTERS_MAX:
         raise SoapMalformedError("the id is empty or too long")
     client = _parts(_only(header, f"{{{_XROAD}}}client", "client"), ("MEMBER", "SUBSYSTEM"), _CLIENT_PARTS)
@@ -106,10 +129,19 @@ def read_header(data: bytes) -> SoapHeader:
         service=ServiceId(provider, service["serviceCode"], service.get("serviceVersion")),
         query_id=query_id,
         body_name=local_name(content[0]),
+        protocol_version=_optional(header, "protocolVersion"),
+        user_id=_optional(header, "userId"),
+        issue=_optional(header, "issue"),
+        security_server=_security_server(header),
+        represented_party=_represented_party(header),
+        request_hash=_request_hash(header),
     )
 
 
 def _envelope(data: bytes) -> etree._Element:
+    declared = _ENCODING.match(data)
+    if declared is not None and declared[1].lower() not in (b"utf-8", b"utf8"):
+        raise SoapEncodingError("the document declares another encoding than UTF-8")
     root = parse_known(data, bytes_max=SOAP_BYTES_MAX)
     if root.tag != f"{{{_ENVELOPE}}}Envelope":
         raise SoapMalformedError("not a SOAP 1.1 envelope")
@@ -140,7 +172,7 @@ def _parts(identifier: etree._Element, types: tuple[str, ...], names: tuple[str,
         if len(found) > 1:
             raise SoapHeaderDuplicateError(f"{name} is there twice")
         if found:
-            text = _text(found[0])
+            text = _leaf(found[0])
             if not text or len(text) > PART_CHARACTERS_MAX:
                 raise SoapMalformedError(f"{name} is empty or too long")
             parts[name] = text
@@ -148,6 +180,62 @@ def _parts(identifier: etree._Element, types: tuple[str, ...], names: tuple[str,
     if missing or (kind == "SUBSYSTEM") != ("subsystemCode" in parts and kind != "SERVICE"):
         raise SoapMalformedError("an identifier without the parts of its type")
     return parts
+
+
+def _optional(header: etree._Element, name: str) -> str | None:
+    """The text of a header that may be absent. Raises SoapHeaderDuplicateError, SoapMalformedError."""
+    found = header.findall(f"{{{_XROAD}}}{name}")
+    if len(found) > 1:
+        raise SoapHeaderDuplicateError(f"{name} is there twice")
+    if not found:
+        return None
+    text = _leaf(found[0])
+    if len(text) > PART_CHARACTERS_MAX:
+        raise SoapMalformedError(f"{name} is too long")
+    return text
+
+
+def _security_server(header: etree._Element) -> ServerId | None:
+    if not header.findall(f"{{{_XROAD}}}securityServer"):
+        return None
+    parts = _parts(_only(header, f"{{{_XROAD}}}securityServer", "securityServer"), ("SERVER",), (*_CLIENT_PARTS[:3], "serverCode"))
+    if "serverCode" not in parts:
+        raise SoapHeaderMissingError("securityServer: no serverCode")
+    return ServerId(ClientId.of([parts[name] for name in _CLIENT_PARTS[:3]]), parts["serverCode"])
+
+
+def _represented_party(header: etree._Element) -> str | None:
+    if not header.findall(f"{{{_REPRESENTATION}}}representedParty"):
+        return None
+    party = _only(header, f"{{{_REPRESENTATION}}}representedParty", "representedParty")
+    parts: list[str] = []
+    for name in ("partyClass", "partyCode"):
+        found = party.findall(f"{{{_REPRESENTATION}}}{name}")
+        if len(found) > 1:
+            raise SoapHeaderDuplicateError(f"{name} is there twice")
+        parts += [_leaf(one) for one in found]
+    if not party.findall(f"{{{_REPRESENTATION}}}partyCode") or not all(0 < len(part) <= PART_CHARACTERS_MAX for part in parts):
+        raise SoapMalformedError("a represented party without its code, or with an empty or too long part")
+    return "/".join(parts)
+
+
+def _request_hash(header: etree._Element) -> bytes | None:
+    found = header.findall(f"{{{_XROAD}}}requestHash")
+    if len(found) > 1:
+        raise SoapHeaderDuplicateError("requestHash is there twice")
+    if not found:
+        return None
+    try:
+        return base64.b64decode(_leaf(found[0]), validate=True) if found[0].get("algorithmId") == SHA512 else b""
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _leaf(element: etree._Element) -> str:
+    """The text of an element that has nothing but text: what stands behind a child would be read by some and not by others."""
+    if len(element):
+        raise SoapMalformedError(f"{local_name(element)} with elements in it")
+    return _text(element)
 
 
 def _text(element: etree._Element | None) -> str:

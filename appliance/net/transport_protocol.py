@@ -20,6 +20,7 @@ from appliance.net.multipart import (
     PartOversizedError,
     boundary_of,
     closing,
+    content_type_of,
     make_boundary,
     media_type,
     part_begin,
@@ -277,6 +278,37 @@ def prologue(boundary: bytes, head_type: str, head: bytes, *, ocsp: Sequence[byt
     if with_body:
         pieces.append(part_begin(boundary, b"application/x-road-rest-body"))
     return b"".join(pieces)
+
+
+def soap_frames(
+    boundary: bytes,
+    inner: bytes,
+    head_headers: Sequence[Header],
+    head: bytes,
+    attachments: Sequence[bytes],
+    seal: bytes,
+    *,
+    ocsp: Sequence[bytes] = (),
+) -> tuple[bytes, ...]:
+    """The bytes before, between and behind the attachments of a SOAP message. `head_headers`: of the SOAP part, Content-Type first;
+    `attachments`: the header lines of each; `inner`: the boundary of the nested multipart; `seal`: what `epilogue` gives.
+    """
+    (_, content_type), *more = head_headers
+    pieces: list[bytes] = []
+    for response in ocsp:
+        pieces += (part_begin(boundary, b"application/ocsp-response", first=not pieces), response)
+    lines = b"".join([b"%b: %b\r\n" % header for header in more])
+    pieces += (part_begin(boundary, content_type, lines, first=not pieces), head)
+    if not attachments:
+        return (b"".join((*pieces, seal)),)
+    frames = [b"\r\n--%b\r\n%b\r\n" % (inner, lines) for lines in attachments]
+    frames[0] = b"".join((*pieces, part_begin(boundary, content_type_of(inner)), frames[0]))
+    return (*frames, closing(inner) + seal)
+
+
+def attachments_boundary(random: bytes) -> bytes:
+    """The boundary of a new nested multipart, from 30 random bytes."""
+    return make_boundary(b"xatt", random)
 
 
 def epilogue(boundary: bytes, signature: bytes, chain_result: bytes | None = None, chain: bytes | None = None) -> bytes:
