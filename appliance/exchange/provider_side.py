@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from appliance.access.rights import Service
 from appliance.clock import Clock
-from appliance.errors import PeerProtocolError, UnavailableError, XacbeError
+from appliance.errors import PeerProtocolError
 from appliance.exchange import dialects
 from appliance.exchange.dialects import Request
 from appliance.exchange.evidence import check_delivery, verified
@@ -24,7 +24,7 @@ from appliance.messagelog.wire import PROVIDER, REQUEST, RESPONSE
 from appliance.model.identifiers import IdentifierError, ServerId
 from appliance.net import message_protocol, soap_protocol
 from appliance.net.message_protocol import RestRequest
-from appliance.net.soap_protocol import SoapFraming, SoapRequest
+from appliance.net.soap_protocol import ServiceAnswerError, SoapFraming, SoapRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,6 @@ class Peer:
     ocsp_responses: tuple[bytes, ...]
     request_id: str
     """x-road-request-id of the envelope, for heads that have none."""
-
-
-class ServiceAnswerError(UnavailableError):
-    """Our information system answered with something that is no SOAP answer to this request; `about` says what is wrong with it."""
-
-    kind = "service.answer_malformed"
-
-    def __init__(self, about: XacbeError) -> None:
-        super().__init__(f"the service's answer: {about}")
-        self.about = about.kind
 
 
 class ProviderSide:

@@ -15,6 +15,7 @@ import msgspec
 from appliance.errors import XacbeError
 from appliance.net.fault_codes import INTERNAL, NEVER_OUTSIDE, ROWS, Row
 from appliance.net.multipart import Header
+from appliance.net.soap_protocol import ServiceAnswerError
 from appliance.net.soap_reader import PeerFault, read_fault
 from appliance.seal.codes import xroad_code as evidence_code
 
@@ -22,8 +23,12 @@ __all__ = ["PeerFault", "read_fault"]
 
 CLIENT_SIDE, PROVIDER_SIDE = "clientproxy", "serverproxy"
 """Our role in the exchange that failed."""
+SOAP_REQUEST = "client"
+"""Where the SOAP message of our own information system is at fault: those codes begin with `client` (sheet 2.6)."""
 SPELLING_78, SPELLING_77 = "7.8", "7.7"
 MESSAGE_CHARACTERS_MAX = 1000
+DOCUMENT_BYTES_MAX = 64 << 10
+"""The longest fault that a box takes; a longer one of a service is told in short."""
 
 _ABOUT_ANSWER = ("multipart.", "transport.", "envelope.", "soap.", "xml.", "rest.inconsistent_response", "exchange.inconsistent_response")
 """At the client's box these speak of the provider's answer, which X-Road puts behind `service_failed`."""
@@ -57,31 +62,40 @@ class Fault:
     detail: str
     kind: str
     retry_after_s: float | None = None
+    document: bytes = b""
+    """A peer's fault as it came, for SOAP systems."""
 
 
-def fault_of(error: XacbeError, where: str, *, detail: str = "", spelling: str = SPELLING_78) -> Fault:
-    """The fault for an error of ours. `where`: CLIENT_SIDE or PROVIDER_SIDE; `detail`: the request's id, for support.
+def fault_of(error: XacbeError, where: str, *, detail: str = "", spelling: str = SPELLING_78, soap: bool = False) -> Fault:
+    """The fault for an error of ours. `where`: CLIENT_SIDE, PROVIDER_SIDE or SOAP_REQUEST; `detail`: the request's id, for support.
+    `soap`: what a service did wrong stands behind `service_failed`, which REST leaves out (sheet 2.6).
 
     A kind without a code (of a neighbour that is newer than this process) is an internal error that keeps its kind for our log.
     """
     row = _row(error.kind)
-    code = row.code
-    if where == CLIENT_SIDE and error.kind.startswith(_ABOUT_ANSWER):
+    code = _row(error.about).code if isinstance(error, ServiceAnswerError) else row.code
+    if (where == CLIENT_SIDE and error.kind.startswith(_ABOUT_ANSWER)) or (soap and error.kind.startswith("service.")):
         code = f"service_failed.{code}"
-    code = spelled(f"server.{where}.{code}", spelling)
+    if soap and code == "missing_rest":
+        code = "missing_soap"
+    code = spelled(_coded(where, code), spelling)
     message = (str(error) if row.text is None else row.text)[:MESSAGE_CHARACTERS_MAX]
     return Fault(code, status_of(code), message, detail, error.kind, getattr(error, "retry_after_s", None))
 
 
 def fault_of_bug(where: str, *, detail: str = "", spelling: str = SPELLING_78) -> Fault:
     """The fault for what should never happen: it says nothing about the inside."""
-    code = spelled(f"server.{where}.{INTERNAL}", spelling)
+    code = spelled(_coded(where, INTERNAL), spelling)
     return Fault(code, status_of(code), "internal error", detail, "box.bug")
 
 
 def passed_on(fault: PeerFault) -> Fault:
     """A peer's fault for our information system: same code, text and detail, without a prefix of ours (sheet 3.7)."""
-    return Fault(fault.code or INTERNAL, status_of(fault.code), fault.message, fault.detail, "peer.fault")
+    return Fault(fault.code or INTERNAL, status_of(fault.code), fault.message, fault.detail, "peer.fault", document=fault.document)
+
+
+def _coded(where: str, code: str) -> str:
+    return f"client.{code}" if where == SOAP_REQUEST else f"server.{where}.{code}"
 
 
 def status_of(code: str) -> int:
@@ -116,7 +130,9 @@ def rest_error(fault: Fault, accept: Iterable[bytes]) -> tuple[list[Header], byt
 
 
 def soap_fault(fault: Fault) -> bytes:
-    """A SOAP 1.1 fault, as boxes and SOAP information systems get it."""
+    """A SOAP 1.1 fault, as boxes and SOAP information systems get it; a peer's or a service's goes on byte for byte."""
+    if 0 < len(fault.document) <= DOCUMENT_BYTES_MAX:
+        return fault.document
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
         '<SOAP-ENV:Envelope xmlns:SOAP-ENV="http://schemas.xmlsoap.org/soap/envelope/"><SOAP-ENV:Body><SOAP-ENV:Fault>'

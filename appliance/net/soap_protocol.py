@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from xml.parsers import expat  # nosec B405  only for documents that `read_header` has read before: no DTD, bounded
 
-from appliance.errors import PeerProtocolError
+from appliance.errors import PeerProtocolError, UnavailableError, XacbeError
 from appliance.model.identifiers import ClientId, ServerId, ServiceId
 from appliance.net.multipart import Header, media_type, parameter
 from appliance.net.soap_reader import SHA512, SoapHeader, SoapMalformedError, read_header
@@ -56,6 +56,16 @@ class SoapResponseInconsistentError(PeerProtocolError):
     """The answer does not belong to this request."""
 
     kind = "soap.inconsistent_response"
+
+
+class ServiceAnswerError(UnavailableError):
+    """Our own information system answered with something that is no SOAP answer to the request; `about`: the kind of what is wrong."""
+
+    kind = "service.answer_malformed"
+
+    def __init__(self, about: XacbeError) -> None:
+        super().__init__(f"the service's answer: {about}")
+        self.about = about.kind
 
 
 @dataclass(frozen=True, slots=True)

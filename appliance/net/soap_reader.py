@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lxml import etree
 
@@ -62,8 +62,10 @@ class PeerFault:
     code: str
     message: str
     detail: str
-    document: bytes = b""
-    """The whole envelope as it came: a SOAP information system gets it byte for byte, as from X-Road."""
+    document: bytes = field(default=b"", compare=False, repr=False)
+    """The whole envelope as it came: a SOAP information system gets it byte for byte, as from X-Road. Empty where it carries more than
+    the fault: nobody sealed that.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class SoapHeader:
 
 def read_fault(data: bytes) -> PeerFault | None:
     """The fault in an envelope; None where it carries something else. Raises XmlRefusedError, SoapMalformedError."""
-    fault = _body(_envelope(data)).find(f"{{{_ENVELOPE}}}Fault")
+    body = _body(_envelope(data))
+    fault = body.find(f"{{{_ENVELOPE}}}Fault")
     if fault is None:
         return None
     detail = fault.find("detail")
@@ -105,7 +108,7 @@ def read_fault(data: bytes) -> PeerFault | None:
         code=_text(fault.find("faultcode")),
         message=_text(fault.find("faultstring")),
         detail="" if detail is None else _bounded("".join(map(str, detail.itertext()))),
-        document=data,
+        document=data if len(body) == 1 else b"",
     )
 
 

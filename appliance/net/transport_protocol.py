@@ -306,11 +306,6 @@ def soap_frames(
     return (*frames, closing(inner) + seal)
 
 
-def attachments_boundary(random: bytes) -> bytes:
-    """The boundary of a new nested multipart, from 30 random bytes."""
-    return make_boundary(b"xatt", random)
-
-
 def epilogue(boundary: bytes, signature: bytes, chain_result: bytes | None = None, chain: bytes | None = None) -> bytes:
     """The seal behind the last byte of head or body, and the end of the message. A chain result and its chain come together."""
     pieces: list[bytes] = []

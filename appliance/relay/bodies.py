@@ -119,6 +119,11 @@ class BodyStore:
     def __init__(self, recorder: LocalClient, inline_bytes_max: int, body_bytes_max: int) -> None:
         self._recorder, self._inline_max, self._max = recorder, inline_bytes_max, body_bytes_max
 
+    @property
+    def body_bytes_max(self) -> int:
+        """The largest body: a REST body, or all attachments of a SOAP message."""
+        return self._max
+
     def sink(self, *, hashing: bool = True) -> BodySink:
         return BodySink(self._recorder, self._inline_max, self._max, hashing=hashing)
 
@@ -136,19 +141,27 @@ class BodyStore:
         return await sink.end()
 
     async def send(
-        self, body: Body, write: Callable[[bytes], None], drain: Callable[[], Awaitable[None]], stop: Callable[[], bool] = lambda: False
+        self,
+        body: Body,
+        write: Callable[[bytes], None],
+        drain: Callable[[], Awaitable[None]],
+        stop: Callable[[], bool] = lambda: False,
+        at: int = 0,
+        end: int | None = None,
     ) -> None:
-        """Writes the whole body, waiting whenever the other side is slower than the disk; ends early when `stop` says so."""
+        """Writes the body from `at` to `end` (all of it), waiting whenever the other side is slower than the disk; ends early when `stop`
+        says so.
+        """
+        end = body.size if end is None else end
         if body.inline is not None:
-            write(body.inline)
+            write(body.inline if end - at == body.size else body.inline[at:end])
             await drain()
             return
         if body.content is None:
             raise RuntimeError("a body in a file without its file")
         loop = asyncio.get_running_loop()
-        at = 0
-        while at < body.size and not stop():
-            chunk = await loop.run_in_executor(None, os.pread, body.content.fileno(), CHUNK_BYTES, at)
+        while at < end and not stop():
+            chunk = await loop.run_in_executor(None, os.pread, body.content.fileno(), min(CHUNK_BYTES, end - at), at)
             if not chunk:
                 raise RuntimeError("a body's file is shorter than the body")
             at += len(chunk)

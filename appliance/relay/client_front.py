@@ -5,30 +5,82 @@ There is no limit on an exchange as a whole, which would cut a large body on a s
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
-from appliance.exchange.client_side import BODILESS, Arrival, ClientSide, Delivery
+from appliance.exchange.client_side import Arrival, ClientSide, Delivery
+from appliance.exchange.dialects import BODILESS
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.ports import Body
-from appliance.net import faults, http1
+from appliance.model.identifiers import IdentifierError
+from appliance.net import faults, http1, transport_envelope
 from appliance.net.connection import ServerConnection
 from appliance.net.faults import Fault
 from appliance.net.http1 import RequestHead
-from appliance.net.message_protocol import headers_for_system, request_from_system
+from appliance.net.message_protocol import RestResponse, headers_for_system, request_from_system
+from appliance.net.multipart import make_boundary
+from appliance.net.soap_mime import SoapReader, related
+from appliance.net.soap_protocol import SoapContentTypeError, SoapFraming, SoapRequest, parse_request
+from appliance.net.transport_parts import TransportLimits
 from appliance.relay.bodies import BodyStore
 from appliance.relay.gates import Gates, Passage
+from appliance.relay.incoming import IncomingSoap
+from appliance.relay.outgoing import Outgoing
 from appliance.relay.refusals import Refusals, let_go
 
-REST_PREFIX = b"/r1/"
+_REST = re.compile(rb"/r[0-9]+(?:/|$)")
+"""Of every version, so that an unknown one is told so; what is not REST is SOAP (sheet 2.1)."""
 
 
-class SoapUnsupportedError(PeerProtocolError):
-    """SOAP and metadata services come with the wire issue; today only REST is served."""
+class SoapMethodError(PeerProtocolError):
+    """What is not REST is SOAP, and SOAP is a POST (sheet 2.1)."""
 
-    kind = "relay.unsupported"
+    kind = "soap.method"
+
+
+class _SoapSource:
+    """The SOAP message that is being read. `where`: whose fault an error is until all of it was read."""
+
+    def __init__(
+        self, connection: ServerConnection, head: RequestHead, store: BodyStore, passage: Passage, limits: TransportLimits
+    ) -> None:
+        self._passage, self.received = passage, False
+        if head.method != b"POST":
+            raise SoapMethodError("a SOAP message is a POST")
+        reader = SoapReader(_only(head, b"content-type"), limits, _only(head, b"soapaction"))
+        self._message = IncomingSoap(connection.next_chunk, reader, store)
+
+    async def request(self, request_id: str) -> SoapRequest:
+        part = await self._message.head()
+        return parse_request(part.data, part.framing, request_id)
+
+    async def receive(self) -> Body | None:
+        with _at_fault():
+            body = await self._message.rest()
+        self.received = True
+        self._passage.complete()
+        return body
+
+
+class _SoapRequestError(Exception):
+    """The information system's own message is at fault: `error` says how."""
+
+    def __init__(self, error: PeerProtocolError | IdentifierError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _only(head: RequestHead, name: bytes) -> bytes | None:
+    """A header that decides how the message is read: twice with different values it is none."""
+    found = {value for header, value in head.headers if header.lower() == name}
+    if len(found) > 1:
+        raise SoapContentTypeError(f"{name.decode()} is there with different values")
+    return found.pop() if found else None
 
 
 class _Source:
@@ -61,6 +113,7 @@ class ClientFront:
         gates: Gates,
         counters: Counter[str],
     ) -> None:
+        self._limits = TransportLimits(body_bytes_max=store.body_bytes_max)
         self._instance, self._side, self._store, self._local = instance, side, store, local
         self._refusals, self._gates, self._counters = refusals, gates, counters
 
@@ -77,12 +130,19 @@ class ClientFront:
         address = connection.peer.address
         facts = {"from": address}
         passage: Passage | None = None
-        source: _Source | None = None
+        source: _Source | _SoapSource | None = None
         begun = False
+        rest = _REST.match(head.target) is not None
         try:
             passage = self._gates.arrive(address)
-            source = _Source(connection, head, self._store, passage)
-            delivery = await self._exchange(connection, head, source, request_id, facts)
+            if rest:
+                source = _Source(connection, head, self._store, passage)
+                delivery = await self._exchange(connection, head, source, request_id, facts)
+            else:
+                with _at_fault():
+                    source = _SoapSource(connection, head, self._store, passage, self._limits)
+                    request = await source.request(request_id)
+                delivery = await self._exchange_soap(connection, request, source, facts)
             self._counters["exchange.answered"] += 1
             begun = True
             await self._deliver(connection, head, delivery)
@@ -95,7 +155,9 @@ class ClientFront:
                 let_go(error)
                 return False
             keep = source is not None and source.received and head.keep_alive
-            return await self._refuse(connection, head, error, request_id, facts, keep=keep)
+            if rest:
+                return await self._refuse(connection, head, error, request_id, facts, keep=keep)
+            return await self._refuse_soap(connection, error, request_id, facts, keep=keep)
         finally:
             if passage is not None:
                 passage.leave()
@@ -103,8 +165,6 @@ class ClientFront:
     async def _exchange(
         self, connection: ServerConnection, head: RequestHead, source: _Source, request_id: str, facts: dict[str, str]
     ) -> Delivery:
-        if not head.target.startswith(b"/r"):
-            raise SoapUnsupportedError("only REST is served on this port")
         request = request_from_system(
             head.method, head.target, head.headers, request_id=request_id, generated_id=f"{self._instance}-{uuid.uuid4()}"
         )
@@ -112,8 +172,37 @@ class ClientFront:
         arrival = Arrival(connection.peer.tls, connection.peer.certificate)
         return await self._side.answer(request, arrival, self._local, source)
 
+    async def _exchange_soap(
+        self, connection: ServerConnection, request: SoapRequest, source: _SoapSource, facts: dict[str, str]
+    ) -> Delivery:
+        facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
+        arrival = Arrival(connection.peer.tls, connection.peer.certificate)
+        return await self._side.answer(request, arrival, self._local, source)
+
+    async def _deliver_soap(self, connection: ServerConnection, head: RequestHead, delivery: Delivery, framing: SoapFraming) -> None:
+        body = delivery.body
+        boundary = make_boundary(b"xmime", os.urandom(30))
+        content_type, frames = related(framing, delivery.response.head, [one.headers for one in body.attachments] if body else [], boundary)
+        message = Outgoing(frames, body)
+        headers = [(b"Content-Type", content_type), (b"Content-Length", b"%d" % message.size)]
+        if not head.keep_alive:
+            headers.append((b"Connection", b"close"))
+        begin = http1.response_head(200, headers)
+        whole = message.whole
+        if whole is not None:
+            connection.write(begin + whole)
+        else:
+            connection.write(begin + frames[0])
+            connection.write(await message.send_body(self._store, connection.write, connection.drain))
+        await connection.drain()
+
     async def _deliver(self, connection: ServerConnection, head: RequestHead, delivery: Delivery) -> None:
         response, body = delivery.response, delivery.body
+        if delivery.soap is not None:
+            await self._deliver_soap(connection, head, delivery, delivery.soap)
+            return
+        if not isinstance(response, RestResponse):
+            raise RuntimeError("an answer without its protocol")
         headers = headers_for_system(response)
         if response.status not in BODILESS and not (head.method == b"HEAD" and body is None):
             headers.append((b"Content-Length", b"%d" % (body.size if body else 0)))
@@ -136,6 +225,31 @@ class ClientFront:
         _write_fault(connection, head, fault, keep)
         await connection.drain()
         return keep
+
+    async def _refuse_soap(
+        self, connection: ServerConnection, error: Exception, request_id: str, facts: dict[str, str], *, keep: bool
+    ) -> bool:
+        """Status 200 whatever happened (sheet 2.6)."""
+        where = faults.CLIENT_SIDE
+        if isinstance(error, _SoapRequestError):
+            let_go(error)
+            where, error = faults.SOAP_REQUEST, error.error
+        fault = faults.soap_fault(await self._refusals.fault(error, where, request_id, facts, soap=True))
+        headers = [*transport_envelope.fault_headers(), (b"Content-Length", b"%d" % len(fault))]
+        if not keep:
+            headers.append((b"Connection", b"close"))
+        connection.write(http1.response_head(200, headers) + fault)
+        await connection.drain()
+        return keep
+
+
+@contextlib.contextmanager
+def _at_fault() -> Iterator[None]:
+    """What is wrong with the information system's own SOAP message is told as the client's fault."""
+    try:
+        yield
+    except (PeerProtocolError, IdentifierError) as error:
+        raise _SoapRequestError(error) from error
 
 
 def malformed(error: XacbeError, status: int) -> bytes:

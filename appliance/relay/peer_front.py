@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from appliance.errors import CorruptStateError, XacbeError
+from appliance.exchange.dialects import Request
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerNotRegisteredError, PeerTrust
 from appliance.exchange.ports import Sealed, Trust
@@ -17,11 +18,13 @@ from appliance.net import faults, http1, transport_envelope, transport_protocol
 from appliance.net.connection import ServerConnection
 from appliance.net.http1 import RequestHead
 from appliance.net.message_protocol import RestRequest, parse_head
-from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, HeadPart, TransportLimits, UnexpectedPartError
+from appliance.net.soap_protocol import SoapFraming, parse_request
+from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, SOAP, HeadPart, TransportLimits, UnexpectedPartError
 from appliance.net.transport_protocol import TransportReader
 from appliance.relay.bodies import BodyStore
 from appliance.relay.gates import Gates, Passage
 from appliance.relay.incoming import IncomingMessage
+from appliance.relay.outgoing import Outgoing
 from appliance.relay.refusals import Refusals, let_go
 
 
@@ -33,6 +36,9 @@ class _Incoming:
 
     async def head(self) -> HeadPart:
         return await self._message.head()
+
+    def framing(self, head: HeadPart) -> SoapFraming:
+        return self._message.framing(head)
 
     async def receive(self) -> Sealed:
         sealed = await self._message.rest()
@@ -92,13 +98,15 @@ class PeerFront:
         facts = {"from": address}
         passage: Passage | None = None
         source: _Incoming | None = None
-        request_id, begun = "", False
+        request_id, begun, soap = "", False, False
         try:
             passage = self._gates.arrive(address)
             envelope = transport_envelope.check_request(head.method, head.headers)
             request_id = envelope.request_id
-            reader = TransportReader(envelope.boundary, frozenset({REST_REQUEST}), self._limits)
-            source = _Incoming(IncomingMessage(connection.next_chunk, reader, self._store), passage)
+            soap = not envelope.rest
+            reader = TransportReader(envelope.boundary, frozenset({SOAP if soap else REST_REQUEST}), self._limits)
+            content_type, action = envelope.original_content_type, envelope.original_soap_action
+            source = _Incoming(IncomingMessage(connection.next_chunk, reader, self._store, content_type, action), passage)
             sealed = await self._exchange(source, certificate, request_id, facts)
             self._counters["exchange.provided"] += 1
             begun = True
@@ -111,37 +119,44 @@ class PeerFront:
                 connection.abort()
                 let_go(error)
                 return False
-            return await self._refuse(connection, error, request_id, facts, read=source is not None and source.received)
+            read = source is not None and source.received
+            return await self._refuse(connection, error, request_id, facts, read=read, soap=soap)
         finally:
             if passage is not None:
                 passage.leave()
 
     async def _exchange(self, source: _Incoming, certificate: bytes, request_id: str, facts: dict[str, str]) -> Sealed:
         first = await source.head()
-        request = parse_head(first.data)
-        if not isinstance(request, RestRequest):
-            raise UnexpectedPartError("an answer came as a request")
+        request = self._request(first, source, request_id)
         facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
         return await self._side.answer(request, Peer(certificate, first.ocsp, request_id), self._local, source)
 
+    def _request(self, first: HeadPart, source: _Incoming, request_id: str) -> Request:
+        if first.kind == SOAP:
+            return parse_request(first.data, source.framing(first), request_id)
+        request = parse_head(first.data)
+        if not isinstance(request, RestRequest):
+            raise UnexpectedPartError("an answer came as a request")
+        return request
+
     async def _send(self, connection: ServerConnection, sealed: Sealed) -> None:
         boundary = transport_protocol.message_boundary(os.urandom(30))
-        body, seal = sealed.body, sealed.seal
-        begin = transport_protocol.prologue(boundary, REST_RESPONSE, sealed.head, with_body=body is not None)
-        end = transport_protocol.epilogue(boundary, seal.signature, seal.chain_result, seal.chain)
-        size = len(begin) + (body.size if body else 0) + len(end)
-        headers = [*transport_envelope.response_headers(boundary), (b"Content-Length", b"%d" % size)]
+        message = Outgoing.between_boxes(boundary, REST_RESPONSE, sealed)
+        original = sealed.soap.content_type if sealed.soap else None
+        headers = [*transport_envelope.response_headers(boundary, original), (b"Content-Length", b"%d" % message.size)]
         head = http1.response_head(200, headers)
-        if body is None or body.inline is not None:
-            connection.write(b"".join((head, begin, (body.inline if body else None) or b"", end)))
+        whole = message.whole
+        if whole is not None:
+            connection.write(head + whole)
         else:
-            connection.write(head + begin)
-            await self._store.send(body, connection.write, connection.drain)
-            connection.write(end)
+            connection.write(head + message.frames[0])
+            connection.write(await message.send_body(self._store, connection.write, connection.drain))
         await connection.drain()
 
-    async def _refuse(self, connection: ServerConnection, error: Exception, request_id: str, facts: dict[str, str], *, read: bool) -> bool:
-        fault = faults.soap_fault(await self._refusals.fault(error, faults.PROVIDER_SIDE, request_id, facts))
+    async def _refuse(
+        self, connection: ServerConnection, error: Exception, request_id: str, facts: dict[str, str], *, read: bool, soap: bool
+    ) -> bool:
+        fault = faults.soap_fault(await self._refusals.fault(error, faults.PROVIDER_SIDE, request_id, facts, soap=soap))
         _write_fault(connection, fault, keep=read)
         await connection.drain()
         return read

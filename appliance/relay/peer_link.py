@@ -17,14 +17,16 @@ from appliance.net.connection import ClientConnection, PeerClosedError
 from appliance.net.dialer import Dialer
 from appliance.net.fetch import FetchLimits
 from appliance.net.multipart import MultipartReader, PartData, PartEnded, boundary_of
+from appliance.net.soap_protocol import SoapFraming
 from appliance.net.soap_reader import read_fault
 from appliance.net.tls_engine import Peer
 from appliance.net.transport_envelope import EnvelopeTypeError
-from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, HeadMissingError, TransportLimits
+from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, SOAP, HeadMissingError, TransportLimits
 from appliance.net.transport_protocol import TransportReader
 from appliance.relay.bodies import BodyStore
 from appliance.relay.contexts import Contexts
 from appliance.relay.incoming import IncomingMessage, PeerFaultError
+from appliance.relay.outgoing import Outgoing
 from appliance.relay.trust_view import TrustView
 from appliance.trust.global_configuration import SecurityServer, SharedParameters
 
@@ -64,7 +66,7 @@ class PeerLink:
         shared = self._trust.shared(provider.instance)
         connection = await self._sent(servers, provider, shared, request, request_id)
         try:
-            return await self._answer(connection)
+            return await self._answer(connection, REST_RESPONSE if request.soap is None else SOAP)
         finally:
             self._dialer.release(connection)
 
@@ -72,32 +74,27 @@ class PeerLink:
         self, servers: Sequence[SecurityServer], provider: ClientId, shared: SharedParameters, request: Sealed, request_id: str
     ) -> ClientConnection:
         boundary = transport_protocol.message_boundary(os.urandom(30))
-        body, seal = request.body, request.seal
         context, ocsp = self._contexts.peer_client_context(), self._own_evidence()  # of one moment: the proof is of what the context shows
-        begin = transport_protocol.prologue(boundary, REST_REQUEST, request.head, ocsp=ocsp, with_body=body is not None)
-        end = transport_protocol.epilogue(boundary, seal.signature, seal.chain_result, seal.chain)
-        size = len(begin) + (body.size if body else 0) + len(end)
+        message = Outgoing.between_boxes(boundary, REST_REQUEST, request, ocsp)
+        whole = message.whole
         for _ in range(TRIES):
             connection = await self._believed(servers, provider, shared, context)
-            head = _envelope(connection, boundary, request_id, size)
-            whole = body is None or body.inline is not None
+            head = _envelope(connection, boundary, request_id, request.soap, message.size)
             try:
-                if whole:
-                    connection.start(b"POST", b"".join((head, begin, (body.inline if body else None) or b"", end)))
+                if whole is not None:
+                    connection.start(b"POST", head + whole)
                     return connection
-                connection.start(b"POST", head + begin, more=True)
+                connection.start(b"POST", head + message.frames[0], more=True)
             except PeerClosedError:
                 self._dialer.release(connection)
                 continue
-            await self._send_large(connection, request, end)
+            await self._send_large(connection, message)
             return connection
         raise PeerClosedError("every kept connection to the peer was closed")
 
-    async def _send_large(self, connection: ClientConnection, request: Sealed, end: bytes) -> None:
-        if request.body is None:
-            raise RuntimeError("no body to send")
+    async def _send_large(self, connection: ClientConnection, message: Outgoing) -> None:
         try:
-            await self._store.send(request.body, connection.write, connection.drain, lambda: connection.response_started)
+            end = await message.send_body(self._store, connection.write, connection.drain, lambda: connection.response_started)
             if not connection.response_started:
                 connection.finish(end)
                 await connection.drain()
@@ -109,13 +106,13 @@ class PeerLink:
             self._dialer.release(connection)
             raise
 
-    async def _answer(self, connection: ClientConnection) -> Sealed:
+    async def _answer(self, connection: ClientConnection, expected: str) -> Sealed:
         response = await connection.response(self._answer_s_max)
         envelope = transport_envelope.check_response(response.status, response.headers)
         if envelope.boundary is None:
             raise await _fault(connection)
-        reader = TransportReader(envelope.boundary, frozenset({REST_RESPONSE}), self._limits)
-        message = IncomingMessage(connection.next_chunk, reader, self._store)
+        reader = TransportReader(envelope.boundary, frozenset({expected}), self._limits)
+        message = IncomingMessage(connection.next_chunk, reader, self._store, envelope.original_content_type)
         await message.head()
         return await message.rest()
 
@@ -177,12 +174,14 @@ class PeerLink:
         return (evidence.response,) if evidence else ()
 
 
-def _envelope(connection: ClientConnection, boundary: bytes, request_id: str, size: int) -> bytes:
+def _envelope(connection: ClientConnection, boundary: bytes, request_id: str, soap: SoapFraming | None, size: int) -> bytes:
     headers = [
         (b"Host", connection.peer.address.encode()),
-        *transport_envelope.request_headers(boundary, request_id),
+        *transport_envelope.request_headers(boundary, request_id, soap.content_type if soap else b"", rest=soap is None),
         (b"Content-Length", b"%d" % size),
     ]
+    if soap is not None:
+        headers.append((b"x-original-soapaction", soap.action or b""))
     return http1.request_head(b"POST", b"/", headers)
 
 

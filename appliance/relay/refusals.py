@@ -55,8 +55,11 @@ class Refusals:
         self._log, self._recorder, self._counters, self._spelling = log, recorder, counters, spelling
         self._thinner = _Thinner(clock)
 
-    async def fault(self, error: Exception, where: str, request_id: str, facts: dict[str, str]) -> Fault:
-        """Counts and records the error; returns what the asker is told. Afterwards the error holds no frames (and no open bodies)."""
+    async def fault(self, error: Exception, where: str, request_id: str, facts: dict[str, str], *, soap: bool = False) -> Fault:
+        """Counts and records the error; returns what the asker is told (`soap`: in SOAP's words).
+
+        Afterwards the error holds no frames (and no open bodies).
+        """
         try:
             if not isinstance(error, XacbeError):
                 self.bug(error, where=where, request_id=request_id)
@@ -66,7 +69,7 @@ class Refusals:
                 event(self._log, logging.INFO, "exchange.fault_passed_on", code=error.fault.code, request_id=request_id, **facts)
                 return faults.passed_on(error.fault)
             await self._tell(error, where, request_id, facts)
-            return faults.fault_of(error, where, detail=request_id, spelling=self._spelling)
+            return faults.fault_of(error, where, detail=request_id, spelling=self._spelling, soap=soap)
         finally:
             let_go(error)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from appliance.access.rights import HTTP, Client, Right, Service
 from appliance.exchange.client_side import Arrival, ClientSide, Delivery
+from appliance.exchange.dialects import Request
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerTrust
-from appliance.exchange.ports import Sealed, SystemAnswer
+from appliance.exchange.ports import Sealed, SystemAnswer, sealed_parts
 from appliance.exchange.provider_side import Peer, ProviderSide
 from appliance.messagelog.wire import Seal
 from appliance.model.identifiers import ClientId, ServiceId
 from appliance.net.message_protocol import RestRequest, parse_head, request_from_system
+from appliance.net.soap_protocol import SoapRequest
 from appliance.seal.container import Contents, write_container
 from appliance.seal.report import Report
 from appliance.seal.verify import verify_container
@@ -26,7 +29,7 @@ from tests.fakes.exchange import (
     MemoryLog,
     ReadyBody,
     ReadyMessage,
-    RecordingSystem,
+    RecordingSoapSystem,
     SealKey,
     SetClock,
     SetTrust,
@@ -52,7 +55,7 @@ class TwoBoxes:
         self.provider_sealer = SoftwareSealer(self.clock, {provider.member: self.key(provider)}, self.witness, "provider")
         self.log = MemoryLog(self.clock, network.authority.stamp, self.witness, "asker")
         self.provider_log = MemoryLog(self.clock, network.authority.stamp, self.witness, "provider")
-        self.system = RecordingSystem(self.witness, SystemAnswer(200, b"OK", [(b"Content-Type", b"text/plain")], body_of(b"an answer")))
+        self.system = RecordingSoapSystem(self.witness, SystemAnswer(200, b"OK", [(b"Content-Type", b"text/plain")], body_of(b"an answer")))
         self.local = LocalView(LocalConfiguration(1, [Client(str(asker.client), HTTP)], [], []), {})
         self.rights = [Right(str(network.service), str(asker.client)), Right(str(network.closed_service), str(network.third.client))]
         self.services = [Service(str(network.service), "http://127.0.0.1"), Service(str(network.closed_service), "http://127.0.0.1")]
@@ -91,7 +94,7 @@ class TwoBoxes:
 
     # -- the whole way
 
-    def ask(self, request: RestRequest | None = None, body: bytes | ReadyBody | None = b"a question", arrival: Arrival = PLAIN) -> Delivery:
+    def ask(self, request: Request | None = None, body: bytes | ReadyBody | None = b"a question", arrival: Arrival = PLAIN) -> Delivery:
         """One exchange through both boxes; raises what the asker's box raises."""
         source = body if isinstance(body, ReadyBody) else ReadyBody(body)
 
@@ -130,6 +133,14 @@ class TwoBoxes:
         peer, source = peer or self.connection(), source or ReadyMessage(sealed)
         return asyncio.run(self.provider_side.answer(request, peer, lambda: self.provider_local, source))
 
+    def sealed_soap(self, request: SoapRequest) -> Sealed:
+        """A SOAP request without attachments, sealed by the asker."""
+        (seal,) = self.key(self.network.asker).seal([sealed_parts(request.digest, None)], self.clock.us)
+        return Sealed(request.head, None, seal, soap=request.framing)
+
+    def provide_soap(self, request: SoapRequest, sealed: Sealed) -> Sealed:
+        return asyncio.run(self.provider_side.answer(request, self.connection(), lambda: self.provider_local, ReadyMessage(sealed)))
+
     # -- afterwards
 
     def saw_nothing(self) -> bool:
@@ -147,10 +158,18 @@ class TwoBoxes:
             stamp_token=kept.stamp,
             stamp_chain_result=None,
             stamp_chain=None,
-            attachments=[] if record.body is None else [record.body],
+            attachments=cut(record.body, record.attachment_bytes),
         )
         known = Known(INSTANCE, {INSTANCE: self.network.shared()})
         return verify_container(write_container(contents, self.clock.us), known, None)
+
+
+def cut(body: bytes | None, sizes: list[int]) -> list[bytes]:
+    """The attachments of a record."""
+    if body is None:
+        return []
+    ends = [sum(sizes[:number]) for number in range(len(sizes) + 1)] if sizes else [0, len(body)]
+    return [body[start:end] for start, end in pairwise(ends)]
 
 
 def with_body(sealed: Sealed, data: bytes | None) -> Sealed:

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.access.rights import Service
 from appliance.errors import UnavailableError, XacbeError
+from appliance.exchange.dialects import Request
 from appliance.exchange.local_view import LocalView
-from appliance.exchange.ports import Body, Sealed, SystemAnswer
+from appliance.exchange.ports import Body, Sealed, SoapAnswer, SystemAnswer
 from appliance.exchange.provider_side import Peer, ProviderSide
 from appliance.exchange.routing import InstanceUnknownError
 from appliance.messagelog.groups import LogFullError
@@ -29,6 +30,7 @@ from appliance.model.identifiers import ClientId
 from appliance.net import faults
 from appliance.net.local_sockets import NeighbourAwayError
 from appliance.net.message_protocol import RestRequest, parse_head
+from appliance.net.soap_protocol import parse_request
 from appliance.net.soap_reader import read_fault
 from appliance.relay.incoming import PeerFaultError
 from appliance.relay.trust_view import ConfigurationExpiredError
@@ -215,16 +217,31 @@ class RecordingSystem:
         return self.answer
 
 
+@dataclass
+class RecordingSoapSystem(RecordingSystem):
+    """The same for SOAP: `soap` makes the answer to a message, or raises."""
+
+    soap: Callable[[Sealed], SoapAnswer] | None = None
+    messages: list[Sealed] = field(default_factory=list)
+
+    async def ask(self, service: Service, request: Sealed) -> SoapAnswer:
+        self.witness.append("system sees a SOAP message")
+        self.messages.append(request)
+        if self.soap is None:
+            raise RuntimeError("no SOAP service was laid out")
+        return self.soap(request)
+
+
 class ReadyBody:
     """The port `BodySource`: a body that lies there; `asked` tells whether anybody wanted it."""
 
-    def __init__(self, data: bytes | None, during: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, data: bytes | Body | None, during: Callable[[], None] = lambda: None) -> None:
         self._data, self._during, self.asked = data, during, False
 
     async def receive(self) -> Body | None:
         self.asked = True
         self._during()
-        return None if self._data is None else body_of(self._data)
+        return body_of(self._data) if isinstance(self._data, bytes) else self._data
 
 
 class ReadyMessage:
@@ -262,17 +279,29 @@ class DirectPeers:
         self.witness.append("message leaves")
         sealed = self.on_the_way(request)
         try:
-            head = parse_head(sealed.head)
-            if not isinstance(head, RestRequest):
-                raise RuntimeError("a request was turned into an answer: the relay's reader refuses that")
-            answer = await self.side.answer(head, self.peer(), self.local, ReadyMessage(sealed))
+            answer = await self.side.answer(_request(sealed, request_id), self.peer(), self.local, ReadyMessage(sealed))
         except XacbeError as error:
-            fault = read_fault(faults.soap_fault(faults.fault_of(error, faults.PROVIDER_SIDE)))
+            soap = sealed.soap is not None
+            told = faults.passed_on(error.fault) if isinstance(error, PeerFaultError) else _told(error, soap)
+            fault = read_fault(faults.soap_fault(told))
             if fault is None:
                 raise RuntimeError("a fault that is none") from error
             raise PeerFaultError(fault) from error
         self.witness.append("answer leaves")
         return self.on_the_way_back(answer)
+
+
+def _told(error: XacbeError, soap: bool) -> faults.Fault:
+    return faults.fault_of(error, faults.PROVIDER_SIDE, soap=soap)
+
+
+def _request(sealed: Sealed, request_id: str) -> Request:
+    if sealed.soap is not None:
+        return parse_request(sealed.head, sealed.soap, request_id)
+    head = parse_head(sealed.head)
+    if not isinstance(head, RestRequest):
+        raise RuntimeError("a request was turned into an answer: the relay's reader refuses that")
+    return head
 
 
 def body_of(data: bytes) -> Body:
