@@ -181,6 +181,7 @@ ROWS: dict[str, Row] = {
 NEVER_OUTSIDE = (
     "anchor.",
     "announcement.",
+    "attestation.",
     "broker.",
     "command.",
     "description.",
