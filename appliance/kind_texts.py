@@ -49,6 +49,10 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
         "no hay configuración vigente de esa instancia",
         "no valid configuration of that instance",
     ),
+    "kind.configuration.authorities_unreadable": (
+        "no se puede leer el archivo de autoridades para fuentes https",
+        "the file of authorities for https sources cannot be read",
+    ),
     "kind.configuration.expired": ("la configuración global venció", "the global configuration has expired"),
     "kind.configuration.malformed": ("la configuración global no se puede leer", "the global configuration cannot be read"),
     "kind.configuration.untrusted": ("la firma de la configuración global no vale", "the global configuration's signature does not hold"),

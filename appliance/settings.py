@@ -121,6 +121,8 @@ class TrustAgentSettings:
     ocsp_retry_s: int = 60
     connect_s_max: int = 5
     read_s_max: int = 10
+    https_authorities: str = ""
+    """PEM file of the authorities that vouch for https sources of the configuration; empty: the system's."""
 
     def __post_init__(self) -> None:
         _within("trust_agent.ocsp_fetch_interval_s", self.ocsp_fetch_interval_s, 60, 48 * 60)

@@ -558,6 +558,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "enrolment.request": ("crea las claves que falten y escribe las solicitudes", "make the missing keys and write the requests"),
     "enrolment.install": ("instala los certificados y el ancla de CEIQROO", "install CEIQROO's certificates and anchor"),
     "enrolment.out": ("archivo de la solicitud", "file of the request"),
+    "enrolment.member": (
+        "miembro al que la caja también sirve (CLASE/CÓDIGO); repetible",
+        "a member that the box serves besides its owner (CLASS/CODE); may be repeated",
+    ),
     "enrolment.file": ("respuesta de CEIQROO", "CEIQROO's answer"),
     "enrolment.key_ready": ("clave lista en el token: {label}", "key ready in the token: {label}"),
     "enrolment.tpm": (

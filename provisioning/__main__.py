@@ -36,6 +36,7 @@ app.add_typer(member_app, name="member")
 app.add_typer(tpm_commands.tpm_app, name="tpm")
 
 BESIDE = {"lab": ("provisioning.lab.commands", "lab_app"), "fleet": ("provisioning.fleet.commands", "fleet_app")}
+BESIDE |= {noun: ("provisioning.agreements", f"{noun}_app") for noun in ("federation", "group", "monitoring")}
 """Nouns with a module of their own, imported only when they are called: the services need nothing of the laboratory."""
 
 Directory = Annotated[Path, typer.Argument(help="Directorio de la instancia.", metavar="DIR")]
@@ -68,9 +69,14 @@ def authority_init(
 
 
 @app.command("anchor")
-def anchor(directory: Directory) -> None:
+def anchor(
+    directory: Directory,
+    external: Annotated[bool, typer.Option("--external", help="La que se da a una instancia federada.")] = False,
+    https: Annotated[bool, typer.Option("--https", help="Nombra primero el lugar cifrado.")] = False,
+) -> None:
     """Escribe el ancla en la salida, y su huella SHA-224 en la salida de errores."""
-    content = Centre.open(directory).anchor_file.read_bytes()
+    centre = Centre.open(directory)
+    content = publication.anchor(centre, external=external, https=https) if external or https else centre.anchor_file.read_bytes()
     typer.echo(publication.fingerprint(content), err=True)
     sys.stdout.buffer.write(content)
 
@@ -192,9 +198,12 @@ def serve_services(
     directory: Directory,
     address: Annotated[str, typer.Option(help="Dirección local; si falta, la de la instancia.")] = "",
     configuration_port: Annotated[int, typer.Option(help="0: el de la instancia.", min=0, max=65535)] = 0,
+    configuration_https_port: Annotated[int, typer.Option(help="0: el de la instancia.", min=0, max=65535)] = 0,
     ocsp_port: Annotated[int, typer.Option(help="0: el de la instancia.", min=0, max=65535)] = 0,
     tsa_port: Annotated[int, typer.Option(help="0: el de la instancia.", min=0, max=65535)] = 0,
-    only: Annotated[list[str] | None, typer.Option(help="Sólo este servicio: configuration, ocsp o tsa; repetible.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Sólo este servicio: configuration, configuration-https, ocsp o tsa; repetible.")
+    ] = None,
     offset: Annotated[int, typer.Option(help="Segundos que difiere su reloj; nunca en la instancia de producción.")] = 0,
 ) -> None:
     """Distribuye la configuración global y responde OCSP y sellos de tiempo, hasta SIGTERM."""
@@ -202,6 +211,7 @@ def serve_services(
     settings = centre.settings
     ports = {
         "configuration": configuration_port or settings.configuration_port,
+        "configuration-https": configuration_https_port or settings.configuration_https_port,
         "ocsp": ocsp_port or settings.ocsp_port,
         "tsa": tsa_port or settings.tsa_port,
     }

@@ -45,6 +45,10 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     ocsp_validity_s: int = 9 * 3600
     """nextUpdate of an OCSP response: longer than the freshness, so that freshness decides and not the responder."""
     time_stamping_interval_s: int = 60
+    ocsp_fetch_interval_s: int = 0
+    """How often boxes fetch OCSP responses (part FETCHINTERVAL); 0: not said, X-Road's 20 minutes."""
+    checks_next_update: bool = True
+    """Whether the end of validity that responders state counts (part NEXTUPDATE)."""
     stamp_grace_s: int = 4 * 3600
     """How long boxes may deliver provisionally while every time-stamping authority is silent (IV.3.VI); 0: never."""
 
@@ -53,6 +57,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
         _within("ocsp_freshness_s", self.ocsp_freshness_s, 1, EIGHT_HOURS_S)
         _within("ocsp_validity_s", self.ocsp_validity_s, 1, 7 * 86400)
         _within("time_stamping_interval_s", self.time_stamping_interval_s, 1, 86400)
+        _within("ocsp_fetch_interval_s", self.ocsp_fetch_interval_s, 0, 48 * 60)
         _within("stamp_grace_s", self.stamp_grace_s, 0, EIGHT_HOURS_S)
 
 
@@ -67,10 +72,11 @@ class CentreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tsa_port: int = 8899
     broker_host: str = ""
     broker_port: int = 8883
+    configuration_https_port: int = 4443
     parameters: Parameters = Parameters()
 
     def __post_init__(self) -> None:
-        for name in ("configuration_port", "ocsp_port", "tsa_port", "broker_port"):
+        for name in ("configuration_port", "ocsp_port", "tsa_port", "broker_port", "configuration_https_port"):
             _within(name, getattr(self, name), 1, 65535)
 
 
@@ -104,7 +110,12 @@ class Centre:
 
     @property
     def configuration_url(self) -> str:
-        return f"http://{self.configuration_address}/internalconf"
+        return self.source_url(external=False)
+
+    def source_url(self, *, external: bool, https: bool = False) -> str:
+        """Where our own boxes (or, `external`, those of federated instances) fetch the configuration."""
+        scheme, port = ("https", self.settings.configuration_https_port) if https else ("http", self.settings.configuration_port)
+        return f"{scheme}://{_host(self.settings.address)}:{port}/{'externalconf' if external else 'internalconf'}"
 
     @property
     def ocsp_url(self) -> str:

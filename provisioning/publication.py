@@ -18,9 +18,11 @@ from lxml import etree
 
 from appliance.clock import from_us, iso
 from appliance.model.identifiers import ClientId
+from appliance.trust.global_configuration import parse_anchor
+from appliance.trust.optional_parts import FETCH_INTERVAL, FILES, MONITORING, NEXT_UPDATE
 from provisioning.authority.profiles import Profile
 from provisioning.centre import Centre, Parameters
-from provisioning.records import ApprovedAuthority, Server, Snapshot
+from provisioning.records import ApprovedAuthority, Group, Server, Snapshot
 from provisioning.registry import Registry
 
 VERSIONS = (3, 4, 5, 6)
@@ -56,8 +58,11 @@ class Publication:
     parts: dict[str, bytes]
 
 
-def publish(registry: Registry, centre: Centre, signing: ConfigurationKey, version: int, now_us: int) -> Publication:
-    """The instance's configuration in one version, valid from now for as long as its parameters say.
+def publish(
+    registry: Registry, centre: Centre, signing: ConfigurationKey, version: int, now_us: int, *, external: bool = False
+) -> Publication:
+    """The instance's configuration in one version, valid from now for as long as its parameters say. `external`: what federated instances
+    are given, the shared parameters alone (sheet 6.2).
 
     A part's path carries the moment at which its content became the current one: what did not change keeps its path and is not fetched
     again, and boxes refuse a directory whose paths are older than those they know (T14).
@@ -65,10 +70,10 @@ def publish(registry: Registry, centre: Centre, signing: ConfigurationKey, versi
     # with its port: boxes and X-Road build `http://<address>/internalconf` from it (sheet 6.2)
     source = centre.configuration_address, signing.certificate.public_bytes(Encoding.DER)
     snapshot = registry.snapshot(now_us)
-    named = {
-        "SHARED-PARAMETERS": ("shared-params.xml", shared_parameters(snapshot, centre.settings.parameters, source, version)),
-        "PRIVATE-PARAMETERS": ("private-params.xml", private_parameters(centre)),
-    }
+    named = {"SHARED-PARAMETERS": ("shared-params.xml", shared_parameters(snapshot, centre.settings.parameters, source, version))}
+    if not external:
+        named["PRIVATE-PARAMETERS"] = ("private-params.xml", private_parameters(centre, snapshot))
+        named |= optional_parts(snapshot, centre.settings.parameters)
     parts: dict[str, bytes] = {}
     entries: list[bytes] = []
     for identifier, (file, content) in named.items():
@@ -80,14 +85,17 @@ def publish(registry: Registry, centre: Centre, signing: ConfigurationKey, versi
     return Publication(_directory(entries, version, expires_us, signing), parts)
 
 
-def anchor(centre: Centre) -> bytes:
-    """The XML that a person installs on a box: where the configuration is, and by which key it is known."""
+def anchor(centre: Centre, *, external: bool = False, https: bool = False) -> bytes:
+    """The XML that a person installs on a box: where the configuration is, and by which key it is known. `external`: the one that is
+    given to an instance that federates with ours. `https`: names the encrypted place as well, first.
+    """
     root = etree.Element(f"{{{XROAD}}}configurationAnchor", nsmap={"xr": XROAD, "id": IDENTIFIERS})
     _add(root, "generatedAt", iso(centre.settings.initialised_us))
     _add(root, "instanceIdentifier", centre.instance)
-    source = _add(root, "source")
-    _add(source, "downloadURL", centre.configuration_url)
-    _add(source, "verificationCert", _base64(centre.certificate_file(Profile.CONFIGURATION).read_bytes()))
+    for scheme in (True, False) if https else (False,):
+        source = _add(root, "source")
+        _add(source, "downloadURL", centre.source_url(external=external, https=scheme))
+        _add(source, "verificationCert", _base64(centre.certificate_file(Profile.CONFIGURATION).read_bytes()))
     return _document(root)
 
 
@@ -109,23 +117,72 @@ def shared_parameters(snapshot: Snapshot, parameters: Parameters, source: tuple[
     ids = _add_members(root, snapshot, version)
     for server in snapshot.servers:
         _add_server(root, server, ids, version)
+    for group in snapshot.groups:
+        _add_group(root, group)
     _add_settings(root, snapshot, parameters)
     return _document(root)
 
 
-def private_parameters(centre: Centre) -> bytes:
-    """private-params.xml: no federation yet, so no anchors of other instances."""
+def private_parameters(centre: Centre, snapshot: Snapshot) -> bytes:
+    """private-params.xml: what only our own boxes are told, anchors of federated instances among it (II.2.X)."""
     root = etree.Element(f"{{{XROAD}}}conf", nsmap={"xr": XROAD, "id": IDENTIFIERS})
     _add(root, "instanceIdentifier", centre.instance)
+    for _, foreign in snapshot.federated:
+        _add_anchor(root, foreign)
     management = _add(root, "managementService")
     _add(management, "authCertRegServiceAddress", f"https://{centre.settings.address}:4001/managementservice/")
-    provider = _add(management, "managementRequestServiceProviderId")
-    provider.set(f"{{{IDENTIFIERS}}}objectType", "SUBSYSTEM")
-    names = ("xRoadInstance", "memberClass", "memberCode", "subsystemCode")
-    for name, value in zip(names, (centre.instance, *MANAGEMENT), strict=True):
-        _add(provider, f"{{{IDENTIFIERS}}}{name}", value)
+    _add_client(management, "managementRequestServiceProviderId", ClientId(centre.instance, *MANAGEMENT))
     _add(root, "timeStampingIntervalSeconds", str(centre.settings.parameters.time_stamping_interval_s))
     return _document(root)
+
+
+def optional_parts(snapshot: Snapshot, parameters: Parameters) -> dict[str, tuple[str, bytes]]:
+    """Identifier to file name and content, only of those that say something else than X-Road's defaults (sheet 6.6)."""
+    found: dict[str, etree._Element] = {}
+    if snapshot.monitoring_client is not None:
+        found[MONITORING] = _optional_root()
+        _add_client(_add(found[MONITORING], "monitoringClient"), "monitoringClientId", snapshot.monitoring_client)
+    if parameters.ocsp_fetch_interval_s:
+        found[FETCH_INTERVAL] = _optional_root()
+        _add(found[FETCH_INTERVAL], "ocspFetchInterval", str(parameters.ocsp_fetch_interval_s))
+    if not parameters.checks_next_update:
+        found[NEXT_UPDATE] = _optional_root()
+        _add(found[NEXT_UPDATE], "verifyNextUpdate", "false")
+    return {identifier: (FILES[identifier], _document(root)) for identifier, root in found.items()}
+
+
+def _optional_root() -> etree._Element:
+    return etree.Element(f"{{{XROAD}}}conf", nsmap={"xr": XROAD, "id": IDENTIFIERS})
+
+
+def _add_anchor(root: etree._Element, anchor_xml: bytes) -> None:
+    """Parsed, and checked when the federation was entered (`provisioning.agreements`); here only its elements are copied."""
+    foreign = parse_anchor(anchor_xml)
+    element = _add(root, "configurationAnchor")
+    _add(element, "instanceIdentifier", foreign.instance)
+    for source in foreign.sources:
+        place = _add(element, "source")
+        _add(place, "downloadURL", source.url)
+        for certificate in source.certificates:
+            _add(place, "verificationCert", _base64(certificate.public_bytes(Encoding.DER)))
+
+
+def _add_group(root: etree._Element, group: Group) -> None:
+    element = _add(root, "globalGroup")
+    _add(element, "groupCode", group.code)
+    _add(element, "description", group.description)
+    for member in group.members:
+        _add_client(element, "groupMember", member)
+
+
+def _add_client(parent: etree._Element, name: str, client: ClientId) -> None:
+    """X-Road's XML identifier (sheet 1.3)."""
+    element = _add(parent, name)
+    element.set(f"{{{IDENTIFIERS}}}objectType", "MEMBER" if client.subsystem is None else "SUBSYSTEM")
+    names = ("xRoadInstance", "memberClass", "memberCode", "subsystemCode")
+    for part, value in zip(names, (client.instance, client.member_class, client.member_code, client.subsystem), strict=True):
+        if value is not None:
+            _add(element, f"{{{IDENTIFIERS}}}{part}", value)
 
 
 def _add_trust_services(root: etree._Element, snapshot: Snapshot, version: int) -> None:

@@ -71,6 +71,15 @@ class ApprovedStamping:
     certificate: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A global group: rights may be given to it as a whole. Members of federated instances may belong."""
+
+    code: str
+    description: str
+    members: tuple[ClientId, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The registry at one moment, as the global configuration tells it: everything in a fixed order."""
@@ -82,3 +91,7 @@ class Snapshot:
     servers: tuple[Server, ...]
     authorities: tuple[ApprovedAuthority, ...]
     stamping: tuple[ApprovedStamping, ...]
+    groups: tuple[Group, ...] = ()
+    federated: tuple[tuple[str, bytes], ...] = ()
+    """Instances that this one federates with, each with its anchor (XML)."""
+    monitoring_client: ClientId | None = None

@@ -17,8 +17,9 @@ from appliance.errors import RefusedError
 from appliance.model.identifiers import ClientId, ServerId
 from provisioning.authority.ocsp_responder import REASONS, CertificateStatus
 from provisioning.authority.profiles import NAME_CHARACTERS_MAX
-from provisioning.records import ApprovedAuthority, ApprovedStamping, IssuedCertificate, Member, Server, Snapshot, Subsystem
+from provisioning.records import ApprovedAuthority, ApprovedStamping, Group, IssuedCertificate, Member, Server, Snapshot, Subsystem
 
+GROUP_CODE_CHARACTERS_MAX = 64
 BUSY_MS_MAX = 5000
 """How long a writer waits for another one: a transaction here takes a few milliseconds."""
 
@@ -55,6 +56,10 @@ CREATE TABLE IF NOT EXISTS tpms (
   pcrs BLOB NOT NULL, proven_us INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tpm_challenges (
   server TEXT PRIMARY KEY, request_sha256 BLOB NOT NULL, credential BLOB NOT NULL, nonce BLOB NOT NULL, made_us INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS federated (instance TEXT PRIMARY KEY, anchor BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS groups (code TEXT PRIMARY KEY, description TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS group_members (
+  code TEXT NOT NULL REFERENCES groups(code), member TEXT NOT NULL, PRIMARY KEY (code, member)) STRICT;
 """
 
 
@@ -248,6 +253,41 @@ class Registry:
             values = (service.name, service.url, service.certificate)
             self._database.execute("INSERT OR REPLACE INTO approved_stamping VALUES (?, ?, ?)", values)
 
+    # --- agreements between members, and with other instances ---
+
+    def federate(self, instance: str, anchor: bytes) -> None:
+        """Boxes are told where the other instance's configuration is and by which key it is known (II.2.X). Raises RefusedError."""
+        if instance == self.instance:
+            raise RefusedError("an instance does not federate with itself", kind="federation.own_instance")
+        with self.changing():
+            self._database.execute("INSERT OR REPLACE INTO federated VALUES (?, ?)", (instance, anchor))
+
+    def unfederate(self, instance: str) -> None:
+        """Its members are strangers with the next directory. Raises UnknownEntryError."""
+        with self.changing():
+            if self._database.execute("DELETE FROM federated WHERE instance = ?", (instance,)).rowcount != 1:
+                raise UnknownEntryError(f"no federation with {instance}")
+
+    def federated(self) -> tuple[tuple[str, bytes], ...]:
+        """Instances with their anchors."""
+        return tuple(self._database.execute("SELECT instance, anchor FROM federated ORDER BY instance"))
+
+    def set_group(self, code: str, description: str, members: tuple[ClientId, ...]) -> None:
+        """A global group with exactly these members; they may belong to federated instances. None: the group ends. Raises RefusedError."""
+        if not 1 <= len(code) <= GROUP_CODE_CHARACTERS_MAX:
+            raise RefusedError(f"a group's code has 1 to {GROUP_CODE_CHARACTERS_MAX} characters", kind="registry.name")
+        with self.changing():
+            self._database.execute("DELETE FROM group_members WHERE code = ?", (code,))
+            self._database.execute("DELETE FROM groups WHERE code = ?", (code,))
+            if members:
+                self._database.execute("INSERT INTO groups VALUES (?, ?)", (code, description))
+                self._database.executemany("INSERT OR IGNORE INTO group_members VALUES (?, ?)", [(code, str(one)) for one in members])
+
+    def set_monitoring_client(self, client: ClientId | None) -> None:
+        """The one client that may ask every box for monitoring data; None: nobody (sheet 6.6)."""
+        with self.changing():
+            self._database.execute("INSERT OR REPLACE INTO facts VALUES ('monitoring', ?)", ("" if client is None else str(client),))
+
     # --- what is published ---
 
     def snapshot(self, now_us: int) -> Snapshot:
@@ -315,7 +355,25 @@ class Registry:
             servers=servers,
             authorities=tuple(ApprovedAuthority(*row) for row in authorities),
             stamping=tuple(ApprovedStamping(*row) for row in read("SELECT name, url, certificate FROM approved_stamping ORDER BY name")),
+            groups=self._groups(active),
+            federated=self.federated(),
+            monitoring_client=self._monitoring_client(),
         )
+
+    def _groups(self, active: set[ClientId]) -> tuple[Group, ...]:
+        """Left out, as everywhere: suspended members of our own instance."""
+        found: dict[str, Group] = {}
+        query = "SELECT code, description, member FROM groups JOIN group_members USING (code) ORDER BY code, member"
+        for code, description, text in self._database.execute(query):
+            member = ClientId.parse(text)
+            if member.instance != self.instance or member.member in active:
+                before = found.get(code, Group(code, description, ()))
+                found[code] = Group(code, description, (*before.members, member))
+        return tuple(found.values())
+
+    def _monitoring_client(self) -> ClientId | None:
+        row = self._database.execute("SELECT value FROM facts WHERE name = 'monitoring'").fetchone()
+        return ClientId.parse(row[0]) if row is not None and row[0] else None
 
     def _authentication_certificates(self, server: ServerId, now_us: int) -> tuple[bytes, ...]:
         query = (

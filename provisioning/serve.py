@@ -36,7 +36,9 @@ from provisioning.authority.profiles import Profile
 from provisioning.centre import Centre
 from provisioning.registry import Registry
 
-SERVICES = ("configuration", "ocsp", "tsa")
+SERVICES = ("configuration", "configuration-https", "ocsp", "tsa")
+EXTERNAL = "/externalconf"
+"""What federated instances fetch: the shared parameters alone."""
 
 DIRECTORY_S_MAX = 60
 """Age at which a directory is signed anew (house rule: every 60 s), so that its expiry stays that far ahead."""
@@ -64,21 +66,21 @@ class Distribution:
         self._centre, self._registry, self._clock = centre, registry, clock
         self._signing = publication.ConfigurationKey(centre.certificate(Profile.CONFIGURATION), centre.key(Profile.CONFIGURATION))
         self._parts: OrderedDict[str, bytes] = OrderedDict()
-        self._directories: dict[int, tuple[int, float, bytes]] = {}
+        self._directories: dict[tuple[int, bool], tuple[int, float, bytes]] = {}
 
-    def directory(self, version: int) -> bytes:
+    def directory(self, version: int, *, external: bool = False) -> bytes:
         """The signed directory: at most a minute old, and never older than the registry."""
         revision, now_s = self._registry.revision(), self._clock.monotonic_s()
-        known = self._directories.get(version)
+        known = self._directories.get((version, external))
         if known is not None and known[0] == revision and now_s - known[1] < DIRECTORY_S_MAX:
             return known[2]
-        made = publication.publish(self._registry, self._centre, self._signing, version, self._clock.now_us())
+        made = publication.publish(self._registry, self._centre, self._signing, version, self._clock.now_us(), external=external)
         for location, content in made.parts.items():
             self._parts[location] = content
             self._parts.move_to_end(location)
         while len(self._parts) > PARTS_KEPT_MAX:
             self._parts.popitem(last=False)
-        self._directories[version] = (revision, now_s, made.directory)
+        self._directories[version, external] = (revision, now_s, made.directory)
         return made.directory
 
     def part(self, location: str) -> bytes | None:
@@ -96,7 +98,8 @@ def configuration_app(distribution: Distribution) -> Starlette:
         version = request.query_params.get("version", str(publication.NEWEST))
         if version not in map(str, publication.VERSIONS):
             return PlainTextResponse("no such version\n", 404)
-        return Response(distribution.directory(int(version)), media_type="application/octet-stream")
+        external = request.url.path == EXTERNAL
+        return Response(distribution.directory(int(version), external=external), media_type="application/octet-stream")
 
     async def part(request: Request) -> Response:
         content = distribution.part(request.url.path)
@@ -107,7 +110,7 @@ def configuration_app(distribution: Distribution) -> Starlette:
     return Starlette(
         routes=[
             Route("/internalconf", directory),
-            Route("/externalconf", directory),
+            Route(EXTERNAL, directory),
             Route("/V{version:int}/{since}/{file}", part),
         ]
     )
@@ -150,8 +153,8 @@ def tsa_app(answer: Callable[[bytes], bytes]) -> Starlette:
 def apps(centre: Centre, registry: Registry, clock: Clock, only: Sequence[str] = SERVICES) -> dict[str, Starlette]:
     """The services' applications, each with its own key and no other."""
     made: dict[str, Starlette] = {}
-    if "configuration" in only:
-        made["configuration"] = configuration_app(Distribution(centre, registry, clock))
+    if distributing := {"configuration", "configuration-https"}.intersection(only):
+        made |= dict.fromkeys(sorted(distributing), configuration_app(Distribution(centre, registry, clock)))
     if "ocsp" in only:
         delegate = ocsp_responder.Delegate(centre.certificate(Profile.ISSUING), centre.certificate(Profile.OCSP), centre.key(Profile.OCSP))
         validity_s = centre.settings.parameters.ocsp_validity_s
@@ -183,7 +186,7 @@ def run(centre: Centre, address: str, ports: dict[str, int], offset_s: int = 0) 
     with centre.registry() as registry:
         served = apps(centre, registry, OffsetClock(offset_s), tuple(ports))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(served, sockets, log))
+            runner.run(_run(centre, served, sockets, log))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +214,8 @@ class _Server(uvicorn.Server):
         self.listens.set()
 
 
-async def _run(served: dict[str, Starlette], sockets: dict[str, socket.socket], log: logging.Logger) -> None:
-    servers = {name: _Server(_config(app)) for name, app in served.items()}
+async def _run(centre: Centre, served: dict[str, Starlette], sockets: dict[str, socket.socket], log: logging.Logger) -> None:
+    servers = {name: _Server(_config(app, centre if name.endswith("-https") else None)) for name, app in served.items()}
     stopper = _Stopper(list(servers.values()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -228,9 +231,12 @@ async def _run(served: dict[str, Starlette], sockets: dict[str, socket.socket], 
     event(log, logging.INFO, "services.stopped")
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: Starlette, encrypted: Centre | None) -> uvicorn.Config:
+    """`encrypted`: serve by TLS with that centre's own certificate."""
     return uvicorn.Config(
         app,
+        ssl_certfile=None if encrypted is None else str(encrypted.certificate_file(Profile.WEB, "pem")),
+        ssl_keyfile=None if encrypted is None else str(encrypted.key_file(Profile.WEB)),
         lifespan="off",
         access_log=False,
         log_config=None,

@@ -22,6 +22,7 @@ from appliance.errors import RefusedError
 from appliance.hsm import keyring
 from appliance.hsm import wire as hsm
 from appliance.hsm.token import MechanismMissingError
+from appliance.model.identifiers import ClientId, IdentifierError
 from appliance.net.local_sockets import BlockingClient, channel_path
 from appliance.settings import BoxSettings, RelaySettings
 from appliance.supervision.wire import ChangeEnrolment
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request = verbs.add_parser("request", help=text("enrolment.request"))
     request.add_argument("--out", type=Path, required=True, help=text("enrolment.out"))
     request.add_argument("--algorithm", default="EC-P256", choices=("EC-P256", "EC-P384", "RSA-2048", "RSA-3072"))
+    request.add_argument("--member", action="append", default=[], metavar="CLASS/CODE", help=text("enrolment.member"))
     install = verbs.add_parser("install", help=text("enrolment.install"))
     install.add_argument("file", type=Path, help=text("enrolment.file"))
 
@@ -55,7 +57,7 @@ def _request(arguments: argparse.Namespace) -> int:
     signer = BlockingClient(channel_path(arguments.state, "signer", CONSOLE), WAIT_S_MAX)
     present = {key.label for key in signer.call("list_keys", None, list[hsm.KeyRecord])}
     requests: dict[str, tuple[str, bytes]] = {}
-    for label, subject, names in _wanted(box, address):
+    for label, subject, names in _wanted(box, address, arguments.member):
         if label not in present:
             # TLS keys stay on P-256: `net.token_key` hands OpenSSL EC keys only, and tokens sign them fastest
             signer.call("generate_key", hsm.KeyRequest(label, arguments.algorithm if label.startswith("seal/") else "EC-P256"))
@@ -85,25 +87,30 @@ def _make_wrapping_key(signer: BlockingClient, present: set[str]) -> None:
     print(text("enrolment.key_ready", label=keyring.WRAP), file=sys.stderr)
 
 
-def _wanted(box: BoxSettings, address: str) -> list[tuple[str, list[tuple[str, str]], list[str]]]:
-    """Label, subject and names of each key of the box: the member's seal key (X-Road's Basic profile) and the box's own keys."""
-    member = [
-        (_COUNTRY, "MX"),
-        (_ORGANISATION, box.member_code),
-        (_BUSINESS_CATEGORY, box.member_class),
-        (_SERIAL_NUMBER, box.member_code),
-        (_COMMON_NAME, box.member_code),
-    ]
+def _wanted(box: BoxSettings, address: str, guests: list[str]) -> list[tuple[str, list[tuple[str, str]], list[str]]]:
+    """Label, subject and names of each key of the box: a seal key for its owner and for each member that it serves besides, and the
+    box's own keys. Raises IdentifierError for a guest that is not CLASS/CODE."""
+    members = [(box.member_class, box.member_code)]
+    for guest in guests:
+        member = ClientId.parse(f"{box.instance}/{guest}")
+        if member.subsystem is not None:
+            raise IdentifierError(f"{guest}: a member is CLASS/CODE")
+        members.append((member.member_class, member.member_code))
     own = [(_COUNTRY, "MX"), (_ORGANISATION, box.member_code), (_SERIAL_NUMBER, box.member_code), (_COMMON_NAME, box.server_code)]
     node = [(_COMMON_NAME, f"{box.member_class}:{box.member_code}:{box.server_code}")]
     names = [f"IP:{address}"] if address != "0.0.0.0" else []  # noqa: S104 # nosec B104  compared, not bound
     return [
-        (f"seal/{box.member_class}/{box.member_code}", member, []),
+        *((f"seal/{member_class}/{code}", _seal_subject(member_class, code), []) for member_class, code in dict.fromkeys(members)),
         ("tls-peer", own, names),
         ("tls-internal", own, names),
         ("tls-report", node, []),
         ("log", own, []),
     ]
+
+
+def _seal_subject(member_class: str, code: str) -> list[tuple[str, str]]:
+    """X-Road's Basic profile (sheet 5.5)."""
+    return [(_COUNTRY, "MX"), (_ORGANISATION, code), (_BUSINESS_CATEGORY, member_class), (_SERIAL_NUMBER, code), (_COMMON_NAME, code)]
 
 
 def _install(arguments: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
 """Small HTTP client for CEIQROO's trust services: one request, one connection, bounded size and time.
 
 What comes back is believed only for its signature, so plain HTTP is enough (X-Road fetches configuration, OCSP and time stamps the same
-way). Redirects are not followed: no address that a message or an answer names is ever asked. Not for the hot path.
+way); an https address is asked by TLS with the server's certificate and name checked. Redirects are not followed: no address that a
+message or an answer names is ever asked. Not for the hot path.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -39,11 +41,13 @@ class FetchStatusError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """`connect_s_max`: name and connection; `read_s_max`: from the request to the answer's last byte."""
+    """`connect_s_max`: name, connection and TLS handshake; `read_s_max`: from the request to the answer's last byte."""
 
     connect_s_max: float
     read_s_max: float
     bytes_max: int
+    https: ssl.SSLContext | None = None
+    """For https addresses; None: the system's authorities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,12 @@ async def post(url: str, content_type: str, body: bytes, limits: FetchLimits) ->
 
 
 async def _exchange(url: str, method: str, content_type: str, body: bytes, limits: FetchLimits) -> FetchAnswer:
-    host, port, target = _taken_apart(url)
+    host, port, target, secure = _taken_apart(url)
+    context = (limits.https or ssl.create_default_context()) if secure else None
     try:
         async with asyncio.timeout(limits.connect_s_max):
-            reader, writer = await asyncio.open_connection(host, port)
-    except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    except (OSError, UnicodeError) as error:  # TimeoutError and ssl.SSLError are OSErrors
         raise FetchError(f"{url}: no connection: {_reason(error)}") from None
     try:
         async with asyncio.timeout(limits.read_s_max):
@@ -83,18 +88,19 @@ async def _exchange(url: str, method: str, content_type: str, body: bytes, limit
         writer.transport.abort()
 
 
-def _taken_apart(url: str) -> tuple[str, int, str]:
+def _taken_apart(url: str) -> tuple[str, int, str, bool]:
+    """Host, port, target, and whether it is asked by TLS."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 80
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         raise FetchError("not a URL") from None
-    if parts.scheme != "http" or not host or "@" in parts.netloc:
-        raise FetchError(f"{url[:200]}: not an http URL")
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+        raise FetchError(f"{url[:200]}: neither http nor https")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not all(0x21 <= ord(character) <= 0x7E for character in target + host):
         raise FetchError("a URL with characters that do not belong there")
-    return host, port, target
+    return host, port, target, parts.scheme == "https"
 
 
 def _request(method: str, target: str, host: str, content_type: str, body: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urljoin
@@ -43,6 +44,12 @@ class AnchorNotStoredError(UnavailableError):
     kind = "anchor.not_stored"
 
 
+class AuthoritiesUnreadableError(UnavailableError):
+    """The file of authorities for https sources cannot be read: those sources are passed over."""
+
+    kind = "configuration.authorities_unreadable"
+
+
 class ConfigurationKeeper:
     """Our instance's configuration and those of the instances that it federates with."""
 
@@ -67,6 +74,7 @@ class ConfigurationKeeper:
         self._published: dict[str, frozenset[tuple[str, bytes]]] = {}
         self._published_expires_us = 0
         self._foreign_expires_us: dict[str, int] = {}
+        self._https: ssl.SSLContext | None = None
         self._wake = asyncio.Event()
         self._random = random.Random()  # noqa: S311  jitter of waits
 
@@ -214,12 +222,12 @@ class ConfigurationKeeper:
         return True
 
     def _in_order(self, instance: str, sources: Iterable[AnchorSource]) -> list[AnchorSource]:
-        """The last successful one first, then as given; https variants are left out: plain HTTP carries signed content as well."""
-        usable = [source for source in sources if source.url.startswith("http://")]
-        return sorted(usable, key=lambda source: source.url != self._last_good_url.get(instance))
+        """The last successful one first, then as given."""
+        return sorted(sources, key=lambda source: source.url != self._last_good_url.get(instance))
 
     async def _directory(self, url: str) -> tuple[str, bytes]:
-        """The directory in the newest version that the place has. Raises FetchError, FetchStatusError."""
+        """The directory in the newest version that the place has. Raises FetchError, FetchStatusError, AuthoritiesUnreadableError."""
+        self._secured(url)
         limits = self._limits(DIRECTORY_BYTES_MAX)
         if "version=" in url.partition("?")[2]:
             return url, self._body(url, await fetch.get(url, limits))
@@ -243,7 +251,16 @@ class ConfigurationKeeper:
         return answer.body
 
     def _limits(self, bytes_max: int) -> FetchLimits:
-        return FetchLimits(self._settings.connect_s_max, self._settings.read_s_max, bytes_max)
+        return FetchLimits(self._settings.connect_s_max, self._settings.read_s_max, bytes_max, self._https)
+
+    def _secured(self, url: str) -> None:
+        """Before an https address is asked its authorities are read, once: most boxes need none. Raises AuthoritiesUnreadableError."""
+        if self._https is None and url.startswith("https:"):
+            file = self._settings.https_authorities
+            try:
+                self._https = ssl.create_default_context(cafile=file or None)
+            except OSError as error:  # also what is no PEM
+                raise AuthoritiesUnreadableError(f"trust_agent.https_authorities: {file}: {error.strerror or error}") from None
 
     async def _publish_in_thread(self) -> None:
         try:

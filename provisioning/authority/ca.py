@@ -36,6 +36,7 @@ _SERVICES = {
     Profile.TSA: "time-stamping authority",
     Profile.BROKER: "broker",
     Profile.MONITOR: MONITOR_NAME,
+    Profile.WEB: "distribution of the configuration",
 }
 
 
@@ -143,13 +144,18 @@ def _make_services(centre: Centre, registry: Registry, authority: Issuer) -> Non
             holder=OWNER,
             now_us=now_us,
             ocsp_url=centre.ocsp_url,
-            names=(centre.settings.broker_host,) if profile is Profile.BROKER else (),
+            names=_names(centre, profile),
         )
         made[profile] = _keep(centre, profile, certificate)
     key = _new_key(centre, Profile.CONFIGURATION)
     subject = authority_subject(centre.instance, "global configuration")
     _keep(centre, Profile.CONFIGURATION, certify(Profile.CONFIGURATION, subject, key.public_key(), key, now_us))
     _approve(centre, registry, made)
+
+
+def _names(centre: Centre, profile: Profile) -> tuple[str, ...]:
+    """What clients ask for by TLS: the broker's host, and ours."""
+    return {Profile.BROKER: (centre.settings.broker_host,), Profile.WEB: (centre.settings.address,)}.get(profile, ())
 
 
 def _approve(centre: Centre, registry: Registry, made: dict[Profile, bytes]) -> None:

@@ -49,6 +49,7 @@ class Profile(StrEnum):
     CONFIGURATION = "configuration"
     BROKER = "broker"
     MONITOR = "monitor"
+    WEB = "web"
     SEAL = "seal"
     PEER = "tls-peer"
     INTERNAL = "tls-internal"
@@ -87,6 +88,7 @@ RULES: dict[Profile, Rules] = {
     Profile.CONFIGURATION: Rules(days=10 * 365, usages=_SIGNS, checked=False),
     Profile.BROKER: Rules(days=2 * 365, usages=_SIGNS, key_exchange=True, extended=(_SERVER,)),
     Profile.MONITOR: Rules(days=2 * 365, usages=_SIGNS, extended=(_CLIENT,)),
+    Profile.WEB: Rules(days=2 * 365, usages=_SIGNS, key_exchange=True, extended=(_SERVER,)),
     # Sheet 5.2: nonRepudiation and nothing else, so that a seal key can never be used for TLS.
     Profile.SEAL: Rules(days=2 * 365, usages=frozenset({"content_commitment"})),
     Profile.PEER: Rules(days=90, usages=_SIGNS, key_exchange=True, extended=(_CLIENT, _SERVER)),

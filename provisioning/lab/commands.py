@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from provisioning.lab import keeper, network
+from provisioning.lab import keeper, layout, network
 
 lab_app = typer.Typer(help="Laboratorio: una red completa en direcciones locales.", no_args_is_help=True)
 
@@ -22,9 +22,10 @@ def up(
     token: Annotated[str, typer.Option(help="software, softhsm o swtpm.")] = "softhsm",  # noqa: S107  a kind of token, no secret
     base: Annotated[str, typer.Option(help="Los tres primeros octetos de las direcciones.")] = "127.0.10",
     relays: Annotated[int, typer.Option(help="Procesos de relevo por caja.", min=1, max=8)] = 1,
+    instance: Annotated[str, typer.Option(help="Nombre de la instancia.")] = layout.INSTANCE,
 ) -> None:
     """Levanta el laboratorio; vuelve cuando todas las cajas operan."""
-    document = network.up(directory.absolute(), boxes, token, base, relays, lambda line: typer.echo(line, err=True))
+    document = network.up(directory.absolute(), boxes, token, base, relays, lambda line: typer.echo(line, err=True), instance=instance)
     typer.echo(str(directory.absolute() / "lab.json"))
     if not document["boxes"]:
         raise typer.Exit(1)

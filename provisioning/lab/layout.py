@@ -51,14 +51,15 @@ class Box:
     state: Path
     first_user: int | None
     """None: everything runs as the user that started the laboratory."""
+    instance: str = INSTANCE
 
     @property
     def server_id(self) -> str:
-        return f"{INSTANCE}/{self.member_class}/{self.member_code}/SS1"
+        return f"{self.instance}/{self.member_class}/{self.member_code}/SS1"
 
     @property
     def subsystem(self) -> str:
-        return f"{INSTANCE}/{self.member_class}/{self.member_code}/SOLOMON"
+        return f"{self.instance}/{self.member_class}/{self.member_code}/SOLOMON"
 
     def user(self, process: str) -> int:
         """The numeric user of a process; 0 for the console, which is root."""
@@ -81,14 +82,14 @@ def separate_users(code: Path) -> bool:
     return all(os.stat(part).st_mode & stat.S_IXOTH for place in places for part in (place, *place.parents))
 
 
-def boxes(directory: Path, base: str, count: int, separate: bool) -> list[Box]:
+def boxes(directory: Path, base: str, count: int, separate: bool, instance: str = INSTANCE) -> list[Box]:
     """The first `count` boxes on addresses `<base>.11`, `<base>.12`, ..."""
     octets = [int(part) for part in base.split(".")]
     lab = (octets[1] * 256 + octets[2]) % 28
     planned = []
     for number, (member_class, member_code) in enumerate(ORDER[:count], start=1):
         user = FIRST_USER + lab * (BOXES_MAX + 1) * USERS_PER_BOX + number * USERS_PER_BOX if separate else None
-        planned.append(Box(number, member_class, member_code, f"{base}.{10 + number}", directory / "boxes" / str(number), user))
+        planned.append(Box(number, member_class, member_code, f"{base}.{10 + number}", directory / "boxes" / str(number), user, instance))
     return planned
 
 
@@ -97,7 +98,7 @@ def settings_text(box: Box, broker: str, signer: dict[str, str]) -> str:
     token = "\n".join(f'{key} = "{value}"' for key, value in signer.items())
     return f"""# Settings of a laboratory box. Every key, its meaning and its bounds: appliance/settings.py
 [box]
-instance = "{INSTANCE}"
+instance = "{box.instance}"
 member_class = "{box.member_class}"
 member_code = "{box.member_code}"
 server_code = "SS1"

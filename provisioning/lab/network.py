@@ -58,6 +58,7 @@ def up(
     say: Say,
     *,
     settings: str = "",
+    instance: str = layout.INSTANCE,
     provider: Path = tokens.SOFTHSM_MODULE,
 ) -> dict[str, Any]:
     """Brings a laboratory up in `directory`; returns the document of `lab.json`. `settings`: more sections for every box.toml.
@@ -71,17 +72,17 @@ def up(
         raise LabError(f"token: one of {', '.join(box_token.KINDS)}")
     fresh = not (directory / MEMORY_FILE).exists()
     if fresh:
-        memory: dict[str, Any] = {"boxes": count, "token": token, "base": base, "relays": relays}
+        memory: dict[str, Any] = {"boxes": count, "token": token, "base": base, "relays": relays, "instance": instance}
     else:
         memory = json.loads((directory / MEMORY_FILE).read_text())
     addresses.check_base(memory["base"])
     separate = layout.separate_users(_CODE)
-    boxes = layout.boxes(directory, memory["base"], memory["boxes"], separate)
+    boxes = layout.boxes(directory, memory["base"], memory["boxes"], separate, memory.get("instance", instance))
     addresses.check_free(memory["base"], boxes)
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o755)
     centre_address = f"{memory['base']}.1"
-    centre = _centre(directory, centre_address)
+    centre = _centre(directory, centre_address, memory.get("instance", instance))
     units = _centre_units(directory) + broker.units(directory, centre, centre_address)
     units.append(_system_unit(directory, memory["base"]))
     for box in boxes:
@@ -141,7 +142,7 @@ def describe(directory: Path, boxes: Sequence[Box], memory: dict[str, Any], cent
     base = memory["base"]
     at = f"{base}.1"
     document: dict[str, Any] = {
-        "instance": layout.INSTANCE,
+        "instance": centre.instance,
         "users": "separate" if separate else "single",
         "ceiqroo": {
             "address": at,
@@ -304,13 +305,13 @@ def _await_operational(boxes: Sequence[Box], say: Say) -> None:
         say(f"{box.server_id}: {state}")
 
 
-def _centre(directory: Path, address: str) -> Centre:
+def _centre(directory: Path, address: str, instance: str) -> Centre:
     place = directory / "ceiqroo"
     if (place / "centre.json").exists():
         return Centre.open(place)
     return ca.initialise(
         place,
-        layout.INSTANCE,
+        instance,
         address,
         SystemClock(),
         configuration_port=layout.CONFIGURATION_PORT,

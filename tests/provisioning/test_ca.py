@@ -38,7 +38,10 @@ def test_keys_are_readable_to_their_owner_alone_and_the_roots_lies_apart(centre:
         file.relative_to(centre.directory).as_posix() for file in centre.directory.rglob("*.pem") if b"PRIVATE" in file.read_bytes()
     )
 
-    assert keys == [*(f"keys/{name}.pem" for name in ("broker", "configuration", "issuing", "monitor", "ocsp", "tsa")), "root/root.pem"]
+    assert keys == [
+        *(f"keys/{name}.pem" for name in ("broker", "configuration", "issuing", "monitor", "ocsp", "tsa", "web")),
+        "root/root.pem",
+    ]
     assert {stat.S_IMODE((centre.directory / key).stat().st_mode) for key in keys} == {0o600}
     assert {stat.S_IMODE((centre.directory / name).stat().st_mode) for name in ("root", "keys")} == {0o700}
 

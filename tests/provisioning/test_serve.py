@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import dataclasses
 import hashlib
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,6 +25,8 @@ from cryptography.x509 import ocsp
 
 from appliance.clock import SystemClock
 from appliance.model.identifiers import ClientId
+from appliance.net import fetch
+from appliance.net.fetch import FetchError, FetchLimits
 from provisioning import publication, serve
 from provisioning.authority import ca
 from provisioning.centre import Centre
@@ -204,3 +209,16 @@ def test_an_answer_on_an_open_connection_is_not_held_back(served: Centre) -> Non
         took = sorted(session.post(served.tsa_url, data=b"\x30", timeout=5).elapsed.total_seconds() for _ in range(15))
 
     assert took[len(took) // 2] < 0.02
+
+
+def test_the_configuration_comes_by_https_to_whoever_knows_the_authority(served: Centre, tmp_path: Path) -> None:
+    url, limits = served.source_url(external=True, https=True), FetchLimits(5, 5, 1 << 20)
+    knowing = ssl.create_default_context(cafile=str(served.authorities_file))
+
+    answer = asyncio.run(fetch.get(f"{url}?version=6", dataclasses.replace(limits, https=knowing)))
+    assert answer.status == 200
+    assert b"SHARED-PARAMETERS" in answer.body
+    assert b"PRIVATE-PARAMETERS" not in answer.body
+
+    with pytest.raises(FetchError):  # the machine's own authorities do not vouch for a laboratory
+        asyncio.run(fetch.get(url, limits))
