@@ -10,12 +10,14 @@ import hashlib
 import re
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import assert_never
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -188,7 +190,7 @@ def handshake_hash(digest: bytes) -> str:
 
 def check_signature(public_key: bytes, signature: bytes, digest: bytes, hash_name: str) -> None:
     """Before a signature leaves: a token that errs, or was replaced, is noticed here. Raises WrongSignatureError."""
-    key, prehashed = load_der_public_key(public_key), Prehashed(_HASHES[hash_name])
+    key, prehashed = _public_key(public_key), Prehashed(_HASHES[hash_name])
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, digest, ec.ECDSA(prehashed))
@@ -198,6 +200,12 @@ def check_signature(public_key: bytes, signature: bytes, digest: bytes, hash_nam
             raise MechanismMissingError(type(key).__name__)
     except InvalidSignature:
         raise WrongSignatureError("the token's signature does not verify under its own public key") from None
+
+
+@lru_cache(maxsize=32)
+def _public_key(public_key: bytes) -> PublicKeyTypes:
+    """Kept for the keys in use, a few for each member of the box."""
+    return load_der_public_key(public_key)
 
 
 def check_certificate(der: bytes, label: str, public_key: bytes) -> None:

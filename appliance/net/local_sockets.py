@@ -23,6 +23,7 @@ import msgspec
 from appliance import topology
 from appliance.errors import CorruptStateError, PeerProtocolError, RefusedError, UnavailableError, XacbeError
 from appliance.net import frames
+from appliance.net.deadlines import Deadlines
 from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUEST, Frame, FrameReader
 
 IN_FLIGHT_MAX = 4096
@@ -292,13 +293,27 @@ class _Served:
             self._stream.send(answer)
 
 
+class _Call:
+    """One question under way. `deadline` and `expired` are for Deadlines: a timer for each call would cost more than the call."""
+
+    __slots__ = ("_about", "answer", "deadline")
+
+    def __init__(self, answer: asyncio.Future[tuple[bytes, int | None]], deadline: float, about: str) -> None:
+        self.answer, self.deadline, self._about = answer, deadline, about
+
+    def expired(self) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(NeighbourAwayError(f"{self._about}: no answer in time"))
+
+
 class LocalClient:
     """One process's way to a neighbour: connects when first needed, reconnects after its death, fails fast while it is away."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stream: _Stream | None = None
-        self._waiting: dict[int, asyncio.Future[tuple[bytes, int | None]]] = {}
+        self._waiting: dict[int, _Call] = {}
+        self._deadlines: Deadlines | None = None
         self._next = 0
 
     async def call(self, operation: str, request: object = None, answer: type[Answer] | Any = None, timeout_s: float = CALL_S_MAX) -> Any:
@@ -330,16 +345,18 @@ class LocalClient:
             raise NeighbourAwayError(f"{self._path.parent.name}: {IN_FLIGHT_MAX} calls wait already")
         self._next = call = (self._next + 1) & 0xFFFFFFFF
         data = frames.encode(REQUEST, call, operation, msgspec.msgpack.encode(request))
-        future: asyncio.Future[tuple[bytes, int | None]] = asyncio.get_running_loop().create_future()
-        self._waiting[call] = future
+        loop = asyncio.get_running_loop()
+        if self._deadlines is None:
+            self._deadlines = Deadlines()
+        waiting = _Call(loop.create_future(), loop.time() + timeout_s, f"{self._path.parent.name}, {operation}")
+        self._waiting[call] = waiting
+        self._deadlines.add(waiting)
         stream.send(data)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await future
-        except TimeoutError:
-            raise NeighbourAwayError(f"{self._path.parent.name}: no answer to {operation} in {timeout_s} s") from None
+            return await waiting.answer
         finally:
             self._waiting.pop(call, None)
+            self._deadlines.discard(waiting)
 
     def _connected(self) -> _Stream:
         if self._stream is None or self._stream.closed:
@@ -356,19 +373,19 @@ class LocalClient:
         return self._stream
 
     def _answered(self, frame: Frame, descriptor: int | None) -> None:
-        future = self._waiting.get(frame.call)
-        if future is None or future.done():
+        waiting = self._waiting.get(frame.call)
+        if waiting is None or waiting.answer.done():
             if descriptor is not None:
                 os.close(descriptor)
         elif frame.kind == REFUSAL:
-            future.set_exception(frames.decode_error(frame.payload))
+            waiting.answer.set_exception(frames.decode_error(frame.payload))
         else:
-            future.set_result((frame.payload, descriptor))
+            waiting.answer.set_result((frame.payload, descriptor))
 
     def _lost(self) -> None:
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(NeighbourAwayError(f"{self._path.parent.name}: the process went away"))
+        for waiting in self._waiting.values():
+            if not waiting.answer.done():
+                waiting.answer.set_exception(NeighbourAwayError(f"{self._path.parent.name}: the process went away"))
 
     def close(self) -> None:
         if self._stream is not None:

@@ -7,7 +7,6 @@ It serves appends while the trust agent is away: our own messages are logged and
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 from collections import deque
@@ -25,7 +24,7 @@ from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import AWAY, WriteUnconfirmed
 from appliance.net.local_sockets import LocalClient, LocalServer, NeighbourAwayError, channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
-from appliance.processes.running import run, until_stopped
+from appliance.processes.running import run, settle, until_stopped
 from appliance.settings import RecorderSettings, load
 from appliance.supervision.policy import EXIT_CORRUPT
 from appliance.trust.wire import News, View
@@ -130,8 +129,7 @@ async def _serve(state: Path, log: logging.Logger) -> None:
 
     opened = recorder.status()
     event(log, logging.INFO, "log.opened", sequence=opened.last_sequence, segments=opened.segments, repaired_bytes=opened.repaired_bytes)
-    gc.collect()
-    gc.freeze()  # what start-up made stays: the collector need not walk it under load
+    settle()
     try:
         await until_stopped(
             server.serve(listeners),
@@ -172,9 +170,8 @@ def _describe(recorder: Recorder, grace: Grace, server: LocalServer) -> tuple[li
 def main(state: Path) -> int:
     """Exit codes as `processes.running.run`, and EXIT_UNAVAILABLE; SettingsError is left to the caller."""
     log = start_journal("recorder")
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     try:
-        return run(log, _serve(state, log))
+        return run(log, _serve(state, log), uvloop.run)
     except UnavailableError as error:
         event(log, logging.CRITICAL, "log.not_opened", kind=error.kind, reason=str(error))
         return EXIT_UNAVAILABLE

@@ -34,6 +34,7 @@ from appliance.net.listener import Listener, ListenerLimits
 from appliance.net.local_sockets import LocalClient, channel_path, inherited_sockets
 from appliance.net.tls_engine import HandshakeThreads
 from appliance.processes.announcing import announce_forever
+from appliance.processes.running import settle
 from appliance.relay import client_front, peer_front
 from appliance.relay.bodies import BodyStore
 from appliance.relay.client_front import ClientFront
@@ -232,6 +233,7 @@ async def _serve(state: Path, box: BoxSettings, relay: RelaySettings, log: loggi
     async with asyncio.TaskGroup() as group:
         whole = Relay(state, box, relay, clock, log, group)
         whole.start(inherited_sockets())
+        settle()
         group.create_task(announce_forever(state, "relay", clock, whole.describe))
         await stop.wait()
         await whole.stop()

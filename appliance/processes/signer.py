@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import uvloop
 
 from appliance.clock import Clock, SystemClock
 from appliance.errors import RefusedError, XacbeError
@@ -50,7 +51,7 @@ from appliance.net.local_sockets import Handler, LocalServer, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.attesting import Attesting
 from appliance.processes.key_acts import KeyActs
-from appliance.processes.running import run, until_stopped
+from appliance.processes.running import run, settle, until_stopped
 from appliance.settings import BoxSettings, SignerSettings, load
 
 LOOK_INTERVAL_S = 0.5
@@ -404,6 +405,7 @@ async def _serve(state: Path, log: logging.Logger, memory: dict[str, str]) -> No
         return waits_for, counters, facts | memory
 
     event(log, logging.INFO, "signer.started", token=settings.token, **memory)
+    settle()
     await until_stopped(signer.serve(listeners), announce_forever(state, "signer", clock, describe))
 
 
@@ -411,4 +413,4 @@ def main(state: Path) -> int:
     """Exit codes as `processes.running.run`; SettingsError is left to the caller."""
     memory = protect_memory()
     log = start_journal("signer")
-    return run(log, _serve(state, log, memory))
+    return run(log, _serve(state, log, memory), uvloop.run)

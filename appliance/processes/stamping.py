@@ -74,8 +74,7 @@ class Stamper:
         try:
             request = timestamps.build_request(imprint, nonce)
             response = await fetch.post(tsa.url, "application/timestamp-query", request, limits)
-            token = timestamps.token_of_response(response, imprint, tsas, nonce=nonce)
-            facts = timestamps.check_imprint(token, imprint, tsas)
+            token, facts = timestamps.stamp_of_response(response, imprint, tsas, nonce=nonce)
         except XacbeError as error:
             self._book.failed(*_service(tsa), error.kind)
             event(self._log, logging.WARNING, "tsa.not_stamped", url=tsa.url, kind=error.kind, reason=str(error))

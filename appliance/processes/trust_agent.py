@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvloop
 
 from appliance import durable
 from appliance.clock import Clock, SystemClock
@@ -22,7 +23,7 @@ from appliance.processes.announcing import announce_forever
 from appliance.processes.clock_watch import FILE_NAME, ClockWatch
 from appliance.processes.configuration_fetching import ConfigurationKeeper
 from appliance.processes.evidence_fetching import EvidenceKeeper
-from appliance.processes.running import run, until_stopped
+from appliance.processes.running import run, settle, until_stopped
 from appliance.processes.stamping import Stamper
 from appliance.processes.trust_services import ServiceBook
 from appliance.settings import BoxSettings, TrustAgentSettings, load
@@ -117,6 +118,7 @@ class TrustAgent:
 
 async def _whole(agent: TrustAgent) -> None:
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
+    settle()
     await until_stopped(*agent.parts(listeners))
 
 
@@ -126,4 +128,4 @@ def main(state: Path) -> int:
     box, settings = load(state, BoxSettings), load(state, TrustAgentSettings)
     agent = TrustAgent(state, box, settings, SystemClock(), log)
     agent.load()
-    return run(log, _whole(agent))
+    return run(log, _whole(agent), uvloop.run)

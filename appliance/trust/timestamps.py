@@ -110,7 +110,15 @@ def build_request(imprint_sha512: bytes, nonce: int | None = None) -> bytes:
 
 
 def token_of_response(response: bytes, imprint: bytes, tsas: Sequence[ApprovedTsa], *, nonce: int | None = None) -> bytes:
-    """The verified token of an authority's answer to `build_request(imprint, nonce)`, with the authority's certificate inside.
+    """The token of `stamp_of_response`."""
+    return stamp_of_response(response, imprint, tsas, nonce=nonce)[0]
+
+
+def stamp_of_response(
+    response: bytes, imprint: bytes, tsas: Sequence[ApprovedTsa], *, nonce: int | None = None
+) -> tuple[bytes, StampFacts]:
+    """The verified token of an authority's answer to `build_request(imprint, nonce)`, with the authority's certificate inside, and what
+    it proves.
 
     Raises TsaMalformedError, TsaRejectedError, TsaMismatchError, TsaUntrustedError.
     """
@@ -131,7 +139,10 @@ def token_of_response(response: bytes, imprint: bytes, tsas: Sequence[ApprovedTs
     if nonce is not None and found.info.nonce != nonce:
         raise TsaMismatchError("an answer to another request")
     tsa = _check_signer(found, tsas)
-    return _with_certificate(token.encoded, found, tsa)
+    given = token.encoded
+    kept = _with_certificate(given, found, tsa)
+    # a token that was put together anew is read once more: what is kept must hold by itself
+    return kept, _facts(found, tsa) if kept is given else check_imprint(kept, imprint, tsas)
 
 
 def check_token(token: bytes, data: bytes, tsas: Sequence[ApprovedTsa]) -> StampFacts:
