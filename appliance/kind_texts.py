@@ -33,6 +33,21 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "kind.description.malformed": ("la descripción OpenAPI no sirve", "the OpenAPI description is of no use"),
     # log
+    "kind.log.not_checkpointed": (
+        "el registro todavía no tiene un punto de control firmado; revise el token",
+        "the record is under no signed checkpoint yet; see to the token",
+    ),
+    "kind.log.proof_invalid": ("la prueba no lleva a la raíz firmada", "the proof does not lead to the signed root"),
+    "kind.log.checkpoint_invalid": ("el punto de control no es válido", "the checkpoint is not valid"),
+    "kind.log.checkpoint_contradicted": (
+        "el registro no es el que la caja firmó: le faltan registros o fueron cambiados",
+        "the log is not the one that the box signed: records are missing or were changed",
+    ),
+    "kind.log.tile_missing": ("falta una parte del árbol del registro; se rehace al reiniciar", "a tile of the log's tree is missing"),
+    "kind.record.broken_link": (
+        "un registro no corresponde: alguien o algo cambió la bitácora",
+        "a record does not fit: the log was changed",
+    ),
     "kind.audit.unavailable": (
         "no se pudo dejar constancia en la bitácora, así que no se hizo",
         "it could not be audited, so it was not done",

@@ -110,6 +110,14 @@ class RecorderSettings:
     reserve_bytes: int = 16 << 20
     """Kept free for the audit log: below it `append` answers log.full."""
     waiting_max: int = 4096
+    checkpoint_s: int = 60
+    """A signed checkpoint at the latest so long after a record: what nobody else knows of yet could be cut off the log's end unseen."""
+    checkpoint_records: int = 20_000
+    """Or after so many records."""
+
+    def __post_init__(self) -> None:
+        _within("recorder.checkpoint_s", self.checkpoint_s, 1, 3600)
+        _within("recorder.checkpoint_records", self.checkpoint_records, 100, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ from appliance.errors import RefusedError
 from appliance.hsm import keyring
 from appliance.hsm.token import DIGEST_BYTES, MechanismMissingError, WrongSignatureError
 from appliance.hsm.wire import CHAIN, MESSAGE, CheckpointRequest, SealRequest
+from appliance.messagelog.checkpoint import Checkpoint, origin_of
+from appliance.messagelog.merkle import HASH_BYTES
 from appliance.model import certificates
 from appliance.seal import hash_chain, xades
 
@@ -171,13 +173,13 @@ def _is_chain_result(content: bytes) -> bool:
     return content == _HEAD + inside + _TAIL and _DIGEST_TEXT.fullmatch(inside) is not None
 
 
-def checkpoint_note(server: str, request: CheckpointRequest, now_us: int) -> bytes:
+def checkpoint_of(server: str, request: CheckpointRequest, now_us: int) -> Checkpoint:
     """What is signed for the log: text of our own making that is no seal and no handshake. Raises CheckpointError, SigningTimeError."""
     if abs(request.at_us - now_us) > SIGNING_TIME_OFF_US_MAX:
         raise SigningTimeError(f"the checkpoint's time is {(request.at_us - now_us) // 1_000_000} s off")
-    if request.records < 0 or not 32 <= len(request.head) <= 64:
-        raise CheckpointError("a checkpoint says a count of records and a head of 32 to 64 bytes")
-    return f"xacbe log checkpoint 1\n{server}\n{request.records}\n{request.head.hex()}\n{request.at_us}\n".encode()
+    if request.records < 0 or len(request.root) != HASH_BYTES or (request.counter or 0) < 0:
+        raise CheckpointError(f"a checkpoint says a count of records and a root of {HASH_BYTES} bytes")
+    return Checkpoint(origin_of(server), request.records, request.root, request.at_us, request.counter)
 
 
 def handshake_hash(digest: bytes) -> str:

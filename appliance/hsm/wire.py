@@ -44,19 +44,20 @@ class HandshakeRequest(msgspec.Struct, array_like=True):
 
 
 class CheckpointRequest(msgspec.Struct, array_like=True):
-    """`sign_checkpoint`: how far the log goes and what its head is; the signer writes the note and signs it with the key `log`."""
+    """`sign_checkpoint`: how far the log goes, and its root; the signer writes the checkpoint and signs it with the key `log`."""
 
     records: int
-    head: bytes
-    """32 to 64 bytes."""
+    root: bytes
+    """32 bytes."""
     at_us: int
+    counter: int | None = None
+    """What `advance_counter` said last; None where the token does not count."""
 
 
 class CheckpointReply(msgspec.Struct, array_like=True):
-    """The note that was signed, its signature (ecdsa-sha256 in DER, or rsa-sha256) and the certificate in force of the key `log`."""
+    """The signed note (`messagelog.checkpoint`) and the certificate in force of the key `log`."""
 
     note: bytes
-    signature: bytes
     certificate: bytes
 
 

@@ -20,6 +20,10 @@ _EVENT = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 
 READ = "log.read"
 UNCONFIRMED = "seal.unconfirmed"
+KEY_USED = "key.used"
+"""The signer's count of a key's uses."""
+ROLLED_BACK = "log.rolled_back"
+"""The TPM has counted further than the log's checkpoints tell: its end is missing."""
 
 
 class AuditMalformedError(PeerProtocolError):

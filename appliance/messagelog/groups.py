@@ -67,6 +67,7 @@ class Written:
     segment: int = 0
     offset: int = 0
     size: int = 0
+    link: bytes = record.NO_LINK
 
 
 @dataclass(slots=True)
@@ -138,7 +139,7 @@ class Plan:
         flags = FIRST_OF_GROUP
         for written, (payload, content) in zip(self.group.written, self.payloads, strict=True):
             piece = record.encode(position, mark, written.kind, flags, self.at_us, payload, content)
-            written.segment, written.offset, written.size = segment, offset, len(piece)
+            written.segment, written.offset, written.size, written.link = segment, offset, len(piece), position.link
             offset += len(piece)
             pieces.append(piece)
             flags = 0

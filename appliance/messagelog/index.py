@@ -17,6 +17,7 @@ import msgspec
 
 from appliance.messagelog.groups import Written
 from appliance.messagelog.record import (
+    CheckpointEntry,
     MessageEntry,
     OutageEntry,
     Position,
@@ -27,7 +28,7 @@ from appliance.messagelog.record import (
 from appliance.messagelog.stamping import Waiting
 from appliance.messagelog.wire import ListRecords, RecordSummary
 
-FORMAT = 3
+FORMAT = 4
 WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE = "waiting", "stamped", "provisional", "unconfirmed"
 _W, _S, _P, _U = 0, 1, 2, 3
 _STATES = (WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE)
@@ -40,6 +41,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS name (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
 CREATE TABLE IF NOT EXISTS signature (sequence INTEGER PRIMARY KEY, offset INTEGER, digest BLOB);
+CREATE TABLE IF NOT EXISTS checkpoint (sequence INTEGER PRIMARY KEY, size INTEGER, offset INTEGER);
 CREATE TABLE IF NOT EXISTS stamp (sequence INTEGER PRIMARY KEY, offset INTEGER);
 CREATE TABLE IF NOT EXISTS message (
   sequence INTEGER PRIMARY KEY, offset INTEGER, at_us INTEGER, side INTEGER, direction INTEGER, query_id TEXT, request_id TEXT,
@@ -153,6 +155,9 @@ class Index:
             messages[written.sequence] = self._row(connection, written, entry)
         elif isinstance(entry, SignatureEntry):
             connection.execute("INSERT OR REPLACE INTO signature VALUES (?,?,?)", (written.sequence, written.offset, entry.digest))
+        elif isinstance(entry, CheckpointEntry):
+            connection.execute("INSERT OR REPLACE INTO signature VALUES (?,?,?)", (written.sequence, written.offset, entry.digest))
+            connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)", (written.sequence, entry.size, entry.offset))
         elif isinstance(entry, StampEntry):
             connection.execute("INSERT OR REPLACE INTO stamp VALUES (?,?)", (written.sequence, written.offset))
             change: list[tuple[Any, ...]] = [(_S, written.sequence, entry.gen_time_us, None, each) for each in entry.messages]
@@ -270,6 +275,11 @@ class Index:
         """SHA-512 of each signature document, in order."""
         select = "SELECT digest FROM signature WHERE sequence = ?"
         return [bytes(self._connection.execute(select, (sequence,)).fetchone()[0]) for sequence in signatures]
+
+    def newest_checkpoint(self) -> tuple[int, int, int | None] | None:
+        """(record, how many records it covers, where the last of these lies in its segment)."""
+        row = self._connection.execute("SELECT sequence, size, offset FROM checkpoint ORDER BY sequence DESC LIMIT 1").fetchone()
+        return None if row is None else (int(row[0]), int(row[1]), row[2])
 
     def counts(self) -> tuple[int, int | None]:
         """Messages, and the newest stamp's time."""

@@ -1,4 +1,4 @@
-"""Keeps the index behind the log: in batches, in a thread of its own, and never in the way of an append.
+"""Keeps the index and the tree behind the log: in batches, in a thread of its own, and never in the way of an append.
 
 Whatever fails here fails alone: the index is marked as behind and reads the segments again, or is built anew.
 """
@@ -18,6 +18,7 @@ from appliance.journal import event
 from appliance.messagelog import record
 from appliance.messagelog.groups import Group, Written
 from appliance.messagelog.index import Index
+from appliance.messagelog.log_tree import LogTree
 from appliance.messagelog.record import Position
 from appliance.messagelog.store import Store
 
@@ -39,8 +40,8 @@ class IndexUnavailableError(UnavailableError):
 class IndexFollower:
     """One index and the thread that owns it."""
 
-    def __init__(self, store: Store, index: Index, thread: ThreadPoolExecutor, log: logging.Logger) -> None:
-        self._store, self._index, self._thread, self._log = store, index, thread, log
+    def __init__(self, store: Store, index: Index, tree: LogTree, thread: ThreadPoolExecutor, log: logging.Logger) -> None:
+        self._store, self._index, self._tree, self._thread, self._log = store, index, tree, thread, log
         self._rows: list[Written] = []
         self._position = Position()
         self._behind = False
@@ -91,6 +92,7 @@ class IndexFollower:
         def flush() -> None:
             if not rows and not behind:
                 return
+            self._grow(rows, behind)
             try:
                 self._apply(rows, position, behind)
             except sqlite3.Error as error:
@@ -103,6 +105,16 @@ class IndexFollower:
 
         return flush
 
+    def _grow(self, rows: list[Written], behind: bool) -> None:
+        """The tree needs no index. Without room for its tiles it keeps them for the next time."""
+        try:
+            if behind:
+                self._tree.catch_up(self._store)
+            else:
+                self._tree.follow(rows, self._store)
+        except OSError as error:
+            event(self._log, logging.WARNING, "log.tree_behind", reason=str(error.strerror))
+
     def _apply(self, rows: list[Written], position: Position, behind: bool) -> None:
         done = self._index.position().sequence
         fresh = [row for row in rows if row.sequence > done]  # catching up may have been faster than the notes
@@ -111,8 +123,13 @@ class IndexFollower:
         elif fresh:
             self._index.apply(fresh, position)
 
+    def start(self) -> None:
+        """Brings tree and index up to the log, before the thread starts."""
+        self._tree.catch_up(self._store)
+        self.catch_up()
+
     def catch_up(self) -> None:
-        """Reads what the index lacks from the segments; in the thread, or before it starts."""
+        """Reads what the index lacks from the segments."""
         done = self._index.position().sequence
         rows: list[Written] = []
         position = Position()
@@ -120,7 +137,7 @@ class IndexFollower:
             entry = record.decode_entry(found.kind, found.payload)
             position = Position(found.sequence, found.link)
             if entry is not None:
-                rows.append(Written(found.kind, found.sequence, found.at_us, entry, segment, found.offset, found.size))
+                rows.append(Written(found.kind, found.sequence, found.at_us, entry, segment, found.offset, found.size, found.link))
             if len(rows) >= CATCH_UP_ROWS:
                 self._index.apply(rows, position)
                 rows = []

@@ -9,7 +9,7 @@ from typing import TypeVar
 from appliance.errors import CorruptStateError
 from appliance.messagelog import record
 from appliance.messagelog.index import Index
-from appliance.messagelog.record import AuditEntry, Entry, MessageEntry, SignatureEntry, StampEntry
+from appliance.messagelog.record import AuditEntry, CheckpointEntry, Entry, MessageEntry, SignatureEntry, StampEntry
 from appliance.messagelog.store import Store, UnknownRecordError
 from appliance.messagelog.wire import AuditRecord, RecordContent, Seal
 from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
@@ -76,11 +76,17 @@ class Reader:
         return found
 
     def signature(self, sequence: int) -> bytes:
-        """A signature document by its own sequence. Raises UnknownRecordError."""
+        """A signature document, or a checkpoint, by its own sequence. Raises UnknownRecordError."""
         offset = self._index.signature_offset(sequence)
         if offset is None:
             raise UnknownRecordError(f"there is no signature {sequence}")
-        return record.decode_signature(self._entry(sequence, offset, SignatureEntry)[1]).signature
+        found = self._store.read(sequence, offset)
+        entry = record.decode_entry(found.kind, found.payload)
+        if isinstance(entry, CheckpointEntry):
+            return entry.note
+        if not isinstance(entry, SignatureEntry) or found.is_content_cut:
+            raise UnknownRecordError(f"record {sequence} is no signature, or not kept any more")
+        return record.decode_signature(found.content).signature
 
     def _stamp_chain(self, stamp: StampEntry, signature: SignatureEntry) -> bytes:
         """Made again from the leaves in their order: the same leaves give the same chains (sheet 4.5)."""

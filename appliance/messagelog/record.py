@@ -43,7 +43,7 @@ NO_LINK = bytes(32)
 PAYLOAD_BYTES_MAX = 8 << 20
 """Twice the largest local frame, for payload and content each: a longer length is damage, not a record."""
 
-BOOT, CLOSE, SIGNATURE, MESSAGE, STAMP, AUDIT, OUTAGE, UNCONFIRMED = 1, 2, 3, 4, 5, 6, 7, 8
+BOOT, CLOSE, SIGNATURE, MESSAGE, STAMP, AUDIT, OUTAGE, UNCONFIRMED, CHECKPOINT = 1, 2, 3, 4, 5, 6, 7, 8, 9
 FIRST_OF_GROUP, HAS_CONTENT = 1, 2
 LEAF = b"\0"
 """What RFC 6962 hashes before a leaf."""
@@ -163,8 +163,21 @@ class UnconfirmedEntry(msgspec.Struct, array_like=True):
     ended_us: int
 
 
+class CheckpointEntry(msgspec.Struct, array_like=True):
+    """A signed checkpoint over the records up to `size`, this one not among them (`messagelog.checkpoint`)."""
+
+    size: int
+    note: bytes
+    digest: bytes
+    """SHA-512 of `note`: its leaf in the batch time stamps, beside the signatures' ones."""
+    certificate: bytes | None
+    """Of the log key; None: that of the checkpoint before."""
+    offset: int | None
+    """Where record `size` lay in its segment: start-up follows the log from there on, if it still does."""
+
+
 Content = SignatureContent | MessageContent
-Entry = BootEntry | CloseEntry | SignatureEntry | MessageEntry | StampEntry | AuditEntry | OutageEntry | UnconfirmedEntry
+Entry = BootEntry | CloseEntry | SignatureEntry | MessageEntry | StampEntry | AuditEntry | OutageEntry | UnconfirmedEntry | CheckpointEntry
 
 ENTRIES: dict[int, type[Entry]] = {
     BOOT: BootEntry,
@@ -175,6 +188,7 @@ ENTRIES: dict[int, type[Entry]] = {
     AUDIT: AuditEntry,
     OUTAGE: OutageEntry,
     UNCONFIRMED: UnconfirmedEntry,
+    CHECKPOINT: CheckpointEntry,
 }
 KINDS: dict[type[Entry], int] = {entry: kind for kind, entry in ENTRIES.items()}
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,18 +21,21 @@ from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
 from appliance.journal import event
 from appliance.messagelog import audit
 from appliance.messagelog.bodies import Bodies
+from appliance.messagelog.checkpoints import Checkpoints, Signer
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Signature, Written
 from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
+from appliance.messagelog.log_tree import LogTree
 from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
-from appliance.messagelog.record import SALT_BYTES, AuditEntry, CloseEntry, MessageContent, MessageEntry
+from appliance.messagelog.record import SALT_BYTES, AuditEntry, CheckpointEntry, CloseEntry, MessageContent, MessageEntry
 from appliance.messagelog.replay import ReplayGuard
 from appliance.messagelog.signatures import RecentSignatures
 from appliance.messagelog.stamper import Stamper, TrustAgent
 from appliance.messagelog.stamping import StampQueue, Waiting, WriteUnconfirmed
 from appliance.messagelog.store import Limits, Store
+from appliance.messagelog.tiles import TileFiles
 from appliance.messagelog.wire import (
     CLIENT,
     PROVIDER,
@@ -55,7 +59,8 @@ from appliance.net.local_sockets import Handler, Reply
 from appliance.settings import RecorderSettings
 from appliance.trust.autonomy import CREATION_MARGIN_US, EVIDENCE_GAP_MAX_US
 
-INDEX_FILE = "index.sqlite"
+INDEX_FILE, TILES = "index.sqlite", "tiles"
+NO_DEADLINE_US = 1 << 62
 BODIES_LOOK_S = 1.0
 """How often bodies that nobody claimed are looked for: a thousand comparisons."""
 
@@ -77,14 +82,16 @@ class Recorder:
         settings: RecorderSettings,
         clock: Clock,
         trust: TrustAgent,
+        signer: Signer,
         log: logging.Logger,
         stop: Callable[[BaseException], None],
         on_unconfirmed: Callable[[WriteUnconfirmed], None],
+        on_rolled_back: Callable[[dict[str, str]], None],
     ) -> None:
-        """Checks the whole log and brings the index up to it: blocking, some seconds for a million records.
+        """Checks the log from the newest checkpoint on and brings index and tree up to it: blocking, some seconds where all is followed.
 
-        Raises LogLockedError, BrokenLinkError, SyncFailedError, LogFullError. `stop` ends the process: the outcome of a write is unknown,
-        or the log contradicts itself. It may be called in any thread and does not return, except in tests.
+        Raises LogLockedError, BrokenLinkError, CheckpointContradictedError, SyncFailedError, LogFullError. `stop` ends the process: the
+        outcome of a write is unknown, or the log contradicts itself. It may be called in any thread and does not return, except in tests.
         """
         self._clock, self._log, self._stop = clock, log, stop
         self._disk = OsDisk(root)
@@ -93,14 +100,16 @@ class Recorder:
         self.store.lock()
         index = Index(root / INDEX_FILE)
         indexed = index.position()
-        check = self.store.open([indexed.sequence])
+        self.tree = LogTree(TileFiles(root / TILES))
+        start = self.tree.load()
+        check = self.store.open([indexed.sequence], start=start, walked=self.tree.follow_check, at_end=self.tree.check_complete)
         if check.watched(indexed.sequence) != indexed.link:
             event(log, logging.WARNING, "log.index_rebuilt", sequence=indexed.sequence)
             index.rebuild()
         self._index_thread = ThreadPoolExecutor(1, "log-index")
         self._bodies_thread = ThreadPoolExecutor(1, "log-bodies")
-        self._follower = IndexFollower(self.store, index, self._index_thread, log)
-        self._follower.catch_up()
+        self._follower = IndexFollower(self.store, index, self.tree, self._index_thread, log)
+        self._follower.start()
         self._reader = Reader(self.store, index)
         self._guard = ReplayGuard()
         self._recall_replays(index)
@@ -109,6 +118,19 @@ class Recorder:
         self._commit = GroupCommit(self.store, settings.waiting_max, self._group_written, stop)
         self._records, newest_stamp = index.counts()
         self.stamper = self._stamper(index, trust, on_unconfirmed)
+        self.checkpoints = Checkpoints(
+            self.tree,
+            self._with_tree,
+            self._commit,
+            signer,
+            clock,
+            log,
+            interval_s=settings.checkpoint_s,
+            records_max=settings.checkpoint_records,
+            on_written=self._checkpoint_written,
+            on_rolled_back=self._rolled_back,
+        )
+        self._on_rolled_back = on_rolled_back
         self.stamper.last_stamp_us = newest_stamp
         self.appended = self.refused = 0
 
@@ -145,6 +167,7 @@ class Recorder:
             group.create_task(self.stamper.tick())
             group.create_task(self._follower.run())
             group.create_task(self._drop_old_bodies())
+            group.create_task(self.checkpoints.run())
 
     async def _drop_old_bodies(self) -> None:
         while True:
@@ -164,6 +187,21 @@ class Recorder:
 
     def _group_written(self, group: Group) -> None:
         self._follower.follow(group)
+        self.checkpoints.take(group.written)
+
+    async def _with_tree(self, act: Callable[[LogTree], Any]) -> Any:
+        return await self._follower.ask(lambda _: act(self.tree))
+
+    def _checkpoint_written(self, written: Written, entry: CheckpointEntry) -> None:
+        """It shares the next request for a stamp; nobody waits for it, and no deadline of a seal binds it."""
+        waiting = Waiting(written.sequence, written.sequence, entry.digest, NO_DEADLINE_US, written.at_us)
+        self.stamper.logged(written, waiting, None)
+
+    def _rolled_back(self, facts: dict[str, str]) -> None:
+        """Durable, and told to CEIQROO. The log goes on: what is missing does not come back by stopping."""
+        with suppress(XacbeError):
+            self._commit.submit(Draft(AuditEntry(audit.ROLLED_BACK, "recorder", facts), essential=True), lambda _: None)
+        self._on_rolled_back(facts)
 
     # -- operations
 
@@ -300,6 +338,7 @@ class Recorder:
             last_stamp_us=self.stamper.last_stamp_us,
             repaired_bytes=store.repaired_bytes,
             state="open" if store.room() else "full",
+            checkpoint=self.tree.note.decode(),
         )
 
     async def _signature_document(self, sequence: int, digest: bytes) -> bytes:

@@ -23,11 +23,22 @@ class Checked:
     cut_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A record up to which a signed checkpoint was found to hold: start-up follows what comes after it. `offset`: in its segment."""
+
+    sequence: int
+    link: bytes
+    offset: int
+
+
 class ChainCheck:
     """Follows the chain through the segments in order. Invariant: `position` is the last record that fits."""
 
-    def __init__(self) -> None:
-        self.position = Position()
+    def __init__(self, position: Position | None = None) -> None:
+        self.position = position or Position()
+        self.links: list[bytes] = []
+        """Of the records that fitted in the last segment."""
         self.repaired_bytes = 0
         self._links_wanted: dict[int, bytes | None] = {}
 
@@ -38,15 +49,18 @@ class ChainCheck:
     def watched(self, sequence: int) -> bytes | None:
         return self._links_wanted.get(sequence)
 
-    def check(self, first_sequence: int, data: Buffer, *, last: bool) -> Checked:
-        """The next segment, named after its first record. Raises BrokenLinkError with the first record that does not fit."""
+    def check(self, first_sequence: int, data: Buffer, *, last: bool, offset: int = SEGMENT_HEAD.size) -> Checked:
+        """The next segment, named after its first record. Raises BrokenLinkError with the first record that does not fit.
+
+        `offset`: where the record after `position` begins, in a segment that is not followed from its first record on.
+        """
         expected = self.position.sequence + 1
-        if first_sequence != expected:
+        if first_sequence != expected and offset == SEGMENT_HEAD.size:
             raise BrokenLinkError(first_sequence, 0, expected, f"the segment should begin with {expected}")
         mark = record.mark_of(data)
         if mark is None:  # a segment gets its name only after its head was synced: a bad head is never a torn one
             raise BrokenLinkError(first_sequence, 0, expected, "the segment's head is damaged or of an unknown format")
-        good = self._follow(first_sequence, data, mark)
+        good = self._follow(first_sequence, data, mark, offset)
         cut = len(data) - good
         if cut:
             if not last:
@@ -55,8 +69,9 @@ class ChainCheck:
             self.repaired_bytes += cut
         return Checked(first_sequence, mark, good, cut)
 
-    def _follow(self, segment: int, data: Buffer, mark: int) -> int:
-        sequence, link, offset = self.position.sequence, self.position.link, SEGMENT_HEAD.size
+    def _follow(self, segment: int, data: Buffer, mark: int, offset: int) -> int:
+        sequence, link, links = self.position.sequence, self.position.link, self.links
+        links.clear()
         try:
             while (found := record.read(data, offset, mark)) is not None:
                 if found.sequence != sequence + 1:
@@ -66,6 +81,7 @@ class ChainCheck:
                 if not found.fits_content:
                     raise BrokenLinkError(segment, offset, found.sequence, "its content is not the one that was logged")
                 sequence, link = found.sequence, found.link
+                links.append(link)
                 if sequence in self._links_wanted:
                     self._links_wanted[sequence] = link
                 offset += found.size

@@ -19,7 +19,7 @@ from appliance.messagelog import record
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.groups import Draft, Group, LogFullError, Plan, Room, SignatureKey, plan
 from appliance.messagelog.record import SEGMENT_HEAD, BootEntry, BrokenLinkError, Position, Record
-from appliance.messagelog.recovery import ChainCheck
+from appliance.messagelog.recovery import ChainCheck, Checked, Start
 
 SEGMENTS, BODIES = "segments", "bodies"
 LOCK = "lock"
@@ -72,6 +72,10 @@ def body_path(sequence: int) -> str:
     return f"{BODIES}/{sequence:020d}.body"
 
 
+Walked = Callable[[int, Sequence[bytes]], None]
+"""Told at start: the links of the records from the first one named on, a segment at a time."""
+
+
 class Store:
     """The log's files. Invariant: `position` is the last durable record, and every record up to it is linked."""
 
@@ -81,6 +85,7 @@ class Store:
         self._current: _Segment | None = None
         self._known: OrderedDict[SignatureKey, int] = OrderedDict()
         self._unusable = self._locked = False
+        self._start: Start | None = None
         self._held: set[str] = set()
         """The halves of the reserve that occupy their room."""
         self.position = Position()
@@ -98,18 +103,41 @@ class Store:
         self._disk.lock(LOCK)
         self._locked = True
 
-    def open(self, watch: Sequence[int] = ()) -> ChainCheck:
+    def open(
+        self,
+        watch: Sequence[int] = (),
+        *,
+        start: Start | None = None,
+        walked: Walked | None = None,
+        at_end: Callable[[], None] | None = None,
+    ) -> ChainCheck:
         """Locks, checks every record, cuts a torn tail off, removes what no record names, and writes the BOOT record.
 
         Raises LogLockedError, BrokenLinkError, SyncFailedError, LogFullError. The check remembers the links of the watched sequences.
+        `start`: only what comes after it is followed, if that record is still there; `walked` tells from which record on.
+        `at_end`: called when every record fitted and nothing was changed yet; raises what ends the start.
         """
         self.lock()
-        check = ChainCheck()
+        firsts = self._segments_found()
+        begin = self._begin(start, firsts)
+        self._start = None if begin is None else start
+        check = ChainCheck(None if start is None or begin is None else Position(start.sequence, start.link))
         for sequence in watch:
             check.watch(sequence)
-        firsts = self._segments_found()
         for first in firsts:
-            self._check(check, first, last=first == firsts[-1])
+            if begin is not None and first < begin[0]:
+                self._skip(first)
+                continue
+            before, last = check.position.sequence, first == firsts[-1]
+            offset = begin[1] if begin is not None and first == begin[0] else SEGMENT_HEAD.size
+            checked = check.check(first, self._disk.view(segment_path(first)), last=last, offset=offset)
+            if walked is not None:
+                walked(before + 1, check.links)
+            if last and at_end is not None:
+                at_end()
+            self._take(checked, last=last)
+        if not firsts and at_end is not None:
+            at_end()
         self.position, self.repaired_bytes = check.position, check.repaired_bytes
         self._remove_orphans()
         self._hold([name for name in self._disk.names("") if name in (AUDIT_RESERVE, EVIDENCE_RESERVE)])
@@ -134,9 +162,30 @@ class Store:
                 found.append(int(name[:-4]))
         return sorted(found)
 
-    def _check(self, check: ChainCheck, first: int, *, last: bool) -> None:
-        path = segment_path(first)
-        checked = check.check(first, self._disk.view(path), last=last)
+    def _begin(self, start: Start | None, firsts: list[int]) -> tuple[int, int] | None:
+        """(segment, offset) behind the record to start from; None where it is not there as it was: then all is followed."""
+        segment = max((first for first in firsts if start is not None and first <= start.sequence), default=None)
+        if start is None or segment is None:
+            return None
+        data = self._disk.view(segment_path(segment))
+        mark = record.mark_of(data)
+        found = None if mark is None or start.offset >= len(data) else record.read(data, start.offset, mark)
+        if found is None or (found.sequence, found.link) != (start.sequence, start.link):
+            return None
+        return segment, start.offset + found.size
+
+    def _skip(self, first: int) -> None:
+        """A segment that lies wholly before the start. Raises BrokenLinkError where it has no head."""
+        data = self._disk.view(segment_path(first))
+        mark = record.mark_of(data)
+        if mark is None:
+            raise BrokenLinkError(first, 0, first, "the segment's head is damaged or of an unknown format")
+        self._marks[first] = mark
+        self.bytes += len(data)
+
+    def _take(self, checked: Checked, *, last: bool) -> None:
+        """A segment that fits; from the last one a torn tail is cut off."""
+        first, path = checked.first_sequence, segment_path(checked.first_sequence)
         self._marks[first] = checked.mark
         self.bytes += checked.good_bytes
         if last:
@@ -332,17 +381,24 @@ class Store:
         raise BrokenLinkError(first, offset, sequence, "not at its place any more")
 
     def records_from(self, sequence: int, offset: int | None = None) -> Iterator[tuple[int, Record]]:
-        """(segment, record) from `sequence` on, up to the last durable one; `offset`: where that record lies, if known."""
-        last = self.position.sequence
-        for first in self.segments:
-            if first < self.segment_of(sequence):
-                continue
-            start = offset if offset is not None and first == self.segment_of(sequence) else SEGMENT_HEAD.size
+        """(segment, record) from `sequence` on, up to the last durable one; `offset`: where that record lies, if known.
+
+        Raises BrokenLinkError where a record that was durable is none any more.
+        """
+        last, reached = self.position.sequence, sequence - 1
+        begins, begin = self.segment_of(sequence), self._start
+        if offset is None and begin is not None and begin.sequence <= sequence and self.segment_of(begin.sequence) == begins:
+            offset = begin.offset
+        for first in [first for first in self.segments if first >= begins]:
+            start = offset if offset is not None and first == begins else SEGMENT_HEAD.size
             for found in record.records(self._disk.view(segment_path(first)), self._marks[first], start):
                 if found.sequence > last:
                     return
                 if found.sequence >= sequence:
+                    reached = found.sequence
                     yield first, found
+        if reached < last:
+            raise BrokenLinkError(self.segment_of(reached + 1), 0, reached + 1, "damaged, or not followed from an undamaged record")
 
     def open_body(self, sequence: int) -> int:
         """The descriptor of a body's file, for reading. Raises UnknownRecordError."""

@@ -174,3 +174,5 @@ class LogStatus(msgspec.Struct, array_like=True):
     """Torn tail cut off at the last start."""
     state: str
     """`open`, `full`."""
+    checkpoint: str = ""
+    """The newest signed checkpoint (`messagelog.checkpoint`); empty before the first."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -93,7 +94,13 @@ class Incidents:
 
     def unconfirmed(self, records: WriteUnconfirmed) -> None:
         facts = {"records": str(len(records.messages)), "delivered": str(len(records.delivered)), "first": str(min(records.messages))}
-        self._untold.append(Incident(audit.UNCONFIRMED, "recorder", self._clock.now_us(), facts))
+        self._tell(audit.UNCONFIRMED, facts)
+
+    def rolled_back(self, facts: dict[str, str]) -> None:
+        self._tell(audit.ROLLED_BACK, facts)
+
+    def _tell(self, kind: str, facts: dict[str, str]) -> None:
+        self._untold.append(Incident(kind, "recorder", self._clock.now_us(), facts))
         self._told.set()
 
     async def tell(self) -> None:
@@ -117,9 +124,10 @@ def _stop(log: logging.Logger, error: BaseException) -> None:
 async def _serve(state: Path, log: logging.Logger) -> None:
     clock, settings = SystemClock(), load(state, RecorderSettings)
     durable.make_directory(state / "log")
-    trust = LocalClient(channel_path(state, "trust_agent", "recorder"))
+    trust, signer = (LocalClient(channel_path(state, owner, "recorder")) for owner in ("trust_agent", "signer"))
     incidents = Incidents(state, clock)
-    recorder = Recorder(state / "log", settings, clock, trust, log, lambda error: _stop(log, error), incidents.unconfirmed)
+    stop = partial(_stop, log)
+    recorder = Recorder(state / "log", settings, clock, trust, signer, log, stop, incidents.unconfirmed, incidents.rolled_back)
     grace = Grace(state, recorder, log)
     server = LocalServer("recorder", recorder.handlers())
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
@@ -154,6 +162,8 @@ def _describe(recorder: Recorder, grace: Grace, server: LocalServer) -> tuple[li
         "appends.refused": recorder.refused,
         "stamps.requested": stamper.requests,
         "stamps.failed": stamper.failures,
+        "checkpoints": recorder.checkpoints.made,
+        "checkpoints.failed": recorder.checkpoints.failed,
         "audit": server.counts.get("audit", 0),
     }
     facts = {

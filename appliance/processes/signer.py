@@ -46,6 +46,7 @@ from appliance.hsm.wire import (
     WrapRequest,
 )
 from appliance.journal import event, start_journal
+from appliance.messagelog.checkpoint import note_of
 from appliance.model import certificates
 from appliance.net.local_sockets import Handler, LocalServer, inherited_sockets
 from appliance.processes.announcing import announce_forever
@@ -190,11 +191,12 @@ class Signer:
 
     async def _sign_checkpoint(self, caller: str, payload: bytes) -> CheckpointReply:
         request, now_us = msgspec.msgpack.decode(payload, type=CheckpointRequest), self._clock.now_us()
-        note = service.checkpoint_note(self._server, request, now_us)
+        checkpoint = service.checkpoint_of(self._server, request, now_us)
         self._require_ready()
         key = self._book.in_force(keyring.LOG, now_us)
         certificate = certificates.der(self._book.certificates.in_force(key.label, now_us))
-        return CheckpointReply(note, await self._signature(key, hashlib.sha256(note).digest(), "sha256", SEAL), certificate)
+        signature = await self._signature(key, hashlib.sha256(checkpoint.text).digest(), "sha256", SEAL)
+        return CheckpointReply(note_of(checkpoint, key.public_key, signature), certificate)
 
     # Data keys of the recorder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from pathlib import Path
@@ -16,12 +17,12 @@ from appliance.hsm import wrapping
 from appliance.hsm.token import MechanismMissingError
 from appliance.hsm.wire import CheckpointReply, CheckpointRequest, HandshakeRequest, KeyRecord, KeyRequest, WrapRequest
 from appliance.hsm.wrapping import WrappedKeyError
-from tests.hsm import parts
+from appliance.messagelog import checkpoint
 from tests.hsm.parts import TokenProcess, on_loop
 from tests.hsm.signer_box import SignerBox, signer_box
 
 KEY, SALT = bytes(range(32)), bytes(32)
-HEAD = hashlib.sha512(b"head").digest()
+ROOT = hashlib.sha256(b"root").digest()
 
 
 @given(st.binary(min_size=1, max_size=64), st.binary(max_size=64), st.integers(0, 200), st.integers(1, 255))
@@ -87,21 +88,16 @@ async def test_a_checkpoint_is_written_by_the_signer_and_signed_with_the_log_key
         key = await box.with_key("log")
         now_us = SystemClock().now_us()
 
-        reply = await box.client("recorder").call("sign_checkpoint", CheckpointRequest(17, HEAD, now_us), CheckpointReply)
+        reply = await box.client("recorder").call("sign_checkpoint", CheckpointRequest(17, ROOT, now_us, 3), CheckpointReply)
 
-        parts.verify(key.public_key, reply.signature, hashlib.sha256(reply.note).digest(), "sha256")
-        assert reply.note.decode().splitlines() == [
-            "xacbe log checkpoint 1",
-            "QROO-TEST/MUN/BENITO-JUAREZ/SS1",
-            "17",
-            HEAD.hex(),
-            str(now_us),
-        ]
+        origin = "xacbe.log/QROO-TEST/MUN/BENITO-JUAREZ/SS1"
+        assert reply.note.decode().splitlines()[:6] == [origin, "17", base64.b64encode(ROOT).decode(), f"at {now_us}", "counter 3", ""]
+        assert checkpoint.check(reply.note, [key.public_key]) == checkpoint.Checkpoint(origin, 17, ROOT, now_us, 3)
         assert reply.certificate == key.certificates[0]
         for request, kind in (
-            (CheckpointRequest(-1, HEAD, now_us), "log.checkpoint_malformed"),
+            (CheckpointRequest(-1, ROOT, now_us), "log.checkpoint_malformed"),
             (CheckpointRequest(1, b"x", now_us), "log.checkpoint_malformed"),
-            (CheckpointRequest(1, HEAD, now_us - 301_000_000), "seal.signing_time"),
+            (CheckpointRequest(1, ROOT, now_us - 301_000_000), "seal.signing_time"),
         ):
             assert await refusal(box, "recorder", "sign_checkpoint", request) == kind
-        assert await refusal(box, "relay", "sign_checkpoint", CheckpointRequest(1, HEAD, now_us)) == "caller.not_granted"
+        assert await refusal(box, "relay", "sign_checkpoint", CheckpointRequest(1, ROOT, now_us)) == "caller.not_granted"

@@ -23,6 +23,7 @@ from appliance.trust.timestamps import build_request, check_imprint, token_of_re
 from appliance.trust.wire import StampReply, StampRequest
 from provisioning.authority import tsa
 from tests.messagelog.drafts import StillClock
+from tests.messagelog.log_key import LogKey
 from tests.seal.workshop import NOON_US, Workshop, parts_of
 
 SETTINGS = RecorderSettings(segment_bytes_max=1 << 20, reserve_bytes=1 << 20)
@@ -62,12 +63,14 @@ class Authority:
 class LogBox:
     """Opens and closes recorders over one directory."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, settings: RecorderSettings = SETTINGS) -> None:
+        self.root, self.settings = root, settings
         root.mkdir(exist_ok=True)
         self.workshop = Workshop()
         self.clock = StillClock(NOON_US)
         self.authority = Authority(self.workshop, self.clock)
+        self.signer = LogKey(self.clock)
+        self.rolled_back: list[dict[str, str]] = []
         self.unconfirmed: list[WriteUnconfirmed] = []
         self.stopped: list[BaseException] = []
 
@@ -75,12 +78,14 @@ class LogBox:
     async def opened(self) -> AsyncIterator[Recorder]:
         recorder = Recorder(
             self.root,
-            SETTINGS,
+            self.settings,
             self.clock,
             self.authority,
+            self.signer,
             logging.getLogger("recorder"),
             self.stopped.append,
             self.unconfirmed.append,
+            self.rolled_back.append,
         )
         async with asyncio.TaskGroup() as group:
             task = group.create_task(recorder.run())
