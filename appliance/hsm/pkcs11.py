@@ -223,6 +223,8 @@ class Pkcs11Token:
             raise self._refusal
         self._forget_session()
         found = self._find()
+        if found.flags & TokenFlag.USER_PIN_LOCKED:  # it says so itself: nothing is offered, not even by a person
+            raise self._refused(PinLockedError(found.label)) if self._pin else PinLockedError(found.label)
         if self._pin is None:
             raise TokenLockedError(f"{found.label} waits for its PIN")
         if not by_person and found.flags & TokenFlag.USER_PIN_FINAL_TRY:

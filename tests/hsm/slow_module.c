@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FUNCTIONS = 68, SIGN = 42 }; /* PKCS#11 2.40: C_Sign is the 43rd */
+enum { FUNCTIONS = 68, SIGN = 43 }; /* PKCS#11 2.40, from C_Initialize = 0 */
 
 typedef unsigned long result_t;
 typedef struct {

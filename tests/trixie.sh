@@ -1,0 +1,40 @@
+#!/bin/bash
+# Runs tests in a Debian 13 root (Python 3.13, OpenSSL 3.5): what the box's image is made of. `tests/trixie.sh [pytest words]`; as root.
+#
+# The root is made once from the host's own Debian mirror and kept in build/trixie; with its own copy of the code, so that neither side's
+# compiled files or environment touch the other's. XACBE_TRIXIE_ROOT: another place for it.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+root=${XACBE_TRIXIE_ROOT:-$here/build/trixie}
+packages="python3 python3-venv python3-dev gcc libc6-dev make pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm
+  swtpm-tools tpm2-tools mosquitto mosquitto-clients openssl curl procps strace gdb iproute2 ca-certificates"
+
+for tool in mmdebstrap bwrap; do
+  command -v $tool >/dev/null || { echo "not installed: $tool" >&2; exit 2; }
+done
+if [ ! -e "$root/.made" ]; then
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | sort -u | head -n 1)
+  mkdir -p "$(dirname "$root")"
+  rm -rf "$root"
+  mmdebstrap --quiet --mode=root --variant=apt --include="$(echo $packages | tr ' ' ',')" trixie "$root" "$mirror"
+  touch "$root/.made"
+fi
+mkdir -p "$root/xacbe"
+find "$root/xacbe" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
+tar -C "$here" --exclude=./.venv --exclude=./build --exclude=__pycache__ --exclude='./.*_cache' -cf - . | tar -C "$root/xacbe" -xf -
+
+inside() {  # a root of its own with the host's network: packages come through the host's own pip settings
+  bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp --tmpfs /run --ro-bind-try /etc/resolv.conf /etc/resolv.conf \
+    --ro-bind-try /etc/pip.conf /etc/pip.conf --ro-bind-try /opt /opt --ro-bind-try /etc/ssl/certs /etc/ssl/certs \
+    --unshare-pid --die-with-parent --chdir /xacbe "$@"
+}
+
+locked=$(sha256sum < "$here/tests/requirements.lock")
+if [ "$(cat "$root/.locked" 2>/dev/null)" != "$locked" ]; then
+  inside /bin/sh -c 'python3 -m venv --clear .venv && .venv/bin/pip install --quiet --require-hashes -r tests/requirements.lock'
+  inside .venv/bin/pip install --quiet --no-deps -e .
+  echo "$locked" > "$root/.locked"
+fi
+inside .venv/bin/python -c 'import ssl, sys; print("Python", sys.version.split()[0], ssl.OPENSSL_VERSION)'
+inside .venv/bin/python -m pytest "$@"
