@@ -5,6 +5,7 @@ Pure but for the chosen language, which a command sets once at start. Keys are `
 
 from __future__ import annotations
 
+from appliance.evidence_texts import EVIDENCE_TEXTS
 from appliance.kind_texts import KIND_TEXTS
 
 _LANGUAGES = ("es", "en")
@@ -574,6 +575,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
 } | KIND_TEXTS
+TEXTS |= EVIDENCE_TEXTS
 
 
 def set_language(language: str) -> None:

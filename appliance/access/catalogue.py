@@ -25,8 +25,9 @@ RESERVED_CODES = (
     "getSecurityServerMetrics",
     "getSecurityServerOperationalData",
     "getSecurityServerHealthData",
+    "xacbeNotice",
 )
-"""Built-in service codes: nobody may define a service with such a name (X-Road 7.7)."""
+"""Built-in service codes: nobody may define a service with such a name (X-Road 7.7; the last one is ours, `exchange.notices`)."""
 ENDPOINTS_MAX = 2000
 """Operations of one description; a frame with all of them stays below 200 KiB."""
 

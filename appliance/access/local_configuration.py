@@ -87,8 +87,9 @@ class LocalConfigurationStore:
                 raise InUseError(f"{name} still offers {', '.join(offered[:5])}")
             return Change("client.removed", {"client": name}, lambda tables: _drop(tables, "clients", "subsystem", name))
         validation.check_client(client, self._instance)
-        row = {"subsystem": name, "mode": client.mode, "certificates": _texts(client.certificates)}
+        row = {"subsystem": name, "mode": client.mode, "certificates": _texts(client.certificates), "notices": client.notices}
         facts = {"client": name, "mode": client.mode, "certificates": " ".join(_fingerprint(one) for one in client.certificates)}
+        facts |= {"notices": validation.without_secrets(client.notices)} if client.notices else {}
         return Change("client.put", facts, lambda tables: _put(tables, "clients", "subsystem", row))
 
     def plan_service(self, service: Service, remove: bool, document: bytes = b"") -> Change:
@@ -201,7 +202,7 @@ def _ders(texts: list[str]) -> tuple[bytes, ...]:
 
 
 def _client(row: dict[str, Any]) -> Client:
-    return Client(row["subsystem"], row["mode"], _ders(row["certificates"]))
+    return Client(row["subsystem"], row["mode"], _ders(row["certificates"]), row.get("notices", ""))
 
 
 def _service(row: dict[str, Any]) -> Service:

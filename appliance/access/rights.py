@@ -68,6 +68,8 @@ class Client(msgspec.Struct, frozen=True, array_like=True):
     mode: str = MUTUAL_TLS
     certificates: tuple[bytes, ...] = ()
     """DER of the information system's certificates, compared byte for byte."""
+    notices: str = ""
+    """URL at which the information system takes withdrawal notices; empty: it has none, and they wait."""
 
 
 class Service(msgspec.Struct, frozen=True, array_like=True):

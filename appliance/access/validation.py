@@ -41,6 +41,8 @@ def check_client(client: Client, instance: str) -> None:
     _certificates(client.certificates)
     if client.mode == MUTUAL_TLS and not client.certificates:
         raise InvalidValueError("mode mtls needs at least one certificate of the information system")
+    if client.notices:
+        check_url(client.notices, "notices")
 
 
 def checked_service(service: Service, instance: str, document: bytes, known: Service | None) -> Service:

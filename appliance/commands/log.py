@@ -19,9 +19,11 @@ import msgspec
 
 from appliance import durable
 from appliance.clock import iso, to_us
+from appliance.commands import log_notices
 from appliance.commands.verbs import add_verb
 from appliance.errors import RefusedError
 from appliance.messagelog.group_commit import GROUP_RECORDS_MAX
+from appliance.messagelog.index import UNCONFIRMED_STATE
 from appliance.messagelog.wire import AuditRecord, ListAudits, ListRecords, ReadRecord, RecordContent, RecordSummary
 from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
 from appliance.seal.container import Contents, write_container
@@ -65,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--since", type=_moment_us, default=0, metavar="TIME", help=text("log.since"))
     listing.add_argument("--until", type=_moment_us, default=0, metavar="TIME", help=text("log.until"))
     listing.add_argument("--limit", type=_limit, default=LIST_DEFAULT, metavar="N", help=text("log.limit", max=LIST_MAX))
+    listing.add_argument("--unconfirmed", action="store_true", help=text("log.unconfirmed"))
+    notices = add_verb(verbs, "notices", "log.notices")
+    notices.add_argument(
+        "--limit", type=int, default=LIST_DEFAULT, choices=range(1, PAGE_MAX + 1), metavar="N", help=text("log.audit_limit")
+    )
     audit = add_verb(verbs, "audit", "log.audit")
     audit.add_argument("--limit", type=int, default=LIST_DEFAULT, choices=range(1, PAGE_MAX + 1), metavar="N", help=text("log.audit_limit"))
     show, export = add_verb(verbs, "show", "log.show"), add_verb(verbs, "export", "log.export")
@@ -86,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
             return _show(arguments)
         case "audit":
             return _audit(arguments)
+        case "notices":
+            return log_notices.run(arguments)
         case _:
             return _export(arguments)
 
@@ -124,7 +133,10 @@ def _listed(arguments: argparse.Namespace) -> list[RecordSummary]:
     until_us = arguments.until
     while len(found) < arguments.limit:
         limit = min(arguments.limit, PAGE_MAX)
-        wanted = ListRecords(limit, arguments.id, arguments.client, arguments.service, since_us=arguments.since, until_us=until_us)
+        state = UNCONFIRMED_STATE if arguments.unconfirmed else ""
+        wanted = ListRecords(
+            limit, arguments.id, arguments.client, arguments.service, since_us=arguments.since, until_us=until_us, state=state
+        )
         page = _search(arguments.state, wanted)
         found |= {record.sequence: record for record in page if record.sequence not in found}
         if len(page) < PAGE_MAX:

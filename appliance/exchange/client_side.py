@@ -47,10 +47,11 @@ class ClientSide:
         self._server, self._clock = server, clock
         self._trust, self._sealer, self._log, self._peers = trust, sealer, log, peers
 
-    async def answer(self, request: Request, arrival: Arrival, local: Callable[[], LocalView], source: BodySource) -> Delivery:
+    async def answer(self, request: Request, arrival: Arrival | None, local: Callable[[], LocalView], source: BodySource) -> Delivery:
         """One exchange from a parsed request to an answer that may be delivered. Raises leaves of every family.
 
-        `local` gives this box's own configuration as it is now: what may be is asked again after every long wait (II.2.XIV).
+        `arrival` None: the box itself asks, for one of its clients (a withdrawal notice). `local` gives this box's own configuration as it
+        is now: what may be is asked again after every long wait (II.2.XIV).
         """
         # (1) the client is ours, registered with CEIQROO for this box, and proved itself as its mode asks
         self._check_client(request, arrival, local())
@@ -78,11 +79,12 @@ class ClientSide:
         self._check_client(request, arrival, local())
         return Delivery(response, answer.body, answer.soap)
 
-    def _check_client(self, request: Request, arrival: Arrival, local: LocalView) -> None:
+    def _check_client(self, request: Request, arrival: Arrival | None, local: LocalView) -> None:
         client = local.client(request.client)
         if client is None or not routing.is_registered(request.client, self._server, self._trust.shared()):
             raise ClientUnknownError(f"{request.client} is not a registered client of this box")
-        check_authentication(client, arrival)
+        if arrival is not None:
+            check_authentication(client, arrival)
 
 
 def check_authentication(client: Client, arrival: Arrival) -> None:

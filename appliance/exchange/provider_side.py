@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from appliance.access.rights import Service
 from appliance.clock import Clock
 from appliance.errors import PeerProtocolError
-from appliance.exchange import dialects
+from appliance.exchange import dialects, notices
 from appliance.exchange.dialects import Request
 from appliance.exchange.evidence import check_delivery, verified
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerTrust
-from appliance.exchange.ports import Body, Log, Sealed, SealedSource, Sealer, System, Trust, sealed_parts
+from appliance.exchange.ports import Body, Log, Sealed, SealedSource, Sealer, System, SystemAnswer, Trust, sealed_parts
 from appliance.exchange.records import record_of
 from appliance.exchange.routing import ProviderUnknownError, ServerUnsuitableError, is_registered
-from appliance.messagelog.wire import PROVIDER, REQUEST, RESPONSE
+from appliance.messagelog.wire import NOTICE_CODE, PROVIDER, REQUEST, RESPONSE
 from appliance.model.identifiers import IdentifierError, ServerId
 from appliance.net import message_protocol, soap_protocol
 from appliance.net.message_protocol import RestRequest
@@ -40,9 +40,19 @@ class Peer:
 class ProviderSide:
     """Carries out exchanges for the services of this box."""
 
-    def __init__(self, server: ServerId, clock: Clock, trust: Trust, peers: PeerTrust, sealer: Sealer, log: Log, system: System) -> None:
+    def __init__(
+        self,
+        server: ServerId,
+        clock: Clock,
+        trust: Trust,
+        peers: PeerTrust,
+        sealer: Sealer,
+        log: Log,
+        system: System,
+        notices: notices.NoticeDesk,
+    ) -> None:
         self._server, self._clock, self._trust, self._peers = server, clock, trust, peers
-        self._sealer, self._log, self._system = sealer, log, system
+        self._sealer, self._log, self._system, self._notices = sealer, log, system, notices
 
     async def answer(self, request: Request, peer: Peer, local: Callable[[], LocalView], source: SealedSource) -> Sealed:
         """One exchange from a request's head to a sealed answer that may be sent. Raises leaves of every family.
@@ -60,7 +70,10 @@ class ProviderSide:
         check_delivery(sealed.seal, appended)
         service = self._admit(request, peer, local())
         # (7) now the information system may see it
-        if isinstance(request, SoapRequest):
+        if service is None:
+            head, body = await self._take_notice(request, sealed, peer.request_id)
+            framing = None
+        elif isinstance(request, SoapRequest):
             head, body, framing = await self._ask_soap(request, service, sealed)
         else:
             head, body = await self._ask_rest(request, service, sealed, peer.request_id)
@@ -71,9 +84,11 @@ class ProviderSide:
         await self._log.append(record_of(request, answer, side=PROVIDER, direction=RESPONSE, received=False))
         return answer
 
-    def _admit(self, request: Request, peer: Peer, local: LocalView) -> Service:
-        """The service that may be called now. The connection's certificate is registered for a server of the client, issued by an
-        approved CA and good; the provider is ours; the client has the right; the service is switched on.
+    def _admit(self, request: Request, peer: Peer, local: LocalView) -> Service | None:
+        """The service that may be called now; None: a withdrawal notice, which the box itself takes from any registered party.
+
+        The connection's certificate is registered for a server of the client, issued by an approved CA and good; the provider is ours; the
+        client has the right; the service is switched on.
         """
         foreign_or_own = self._trust.shared(request.client.instance)
         self._peers.check_sender(peer.certificate, peer.ocsp_responses, request.client, foreign_or_own)
@@ -81,15 +96,22 @@ class ProviderSide:
             raise ProviderUnknownError(f"{request.service.provider} is not a registered client of this box")
         if isinstance(request, SoapRequest) and request.security_server not in (None, self._server):
             raise ServerUnsuitableError(f"the message is for {request.security_server}")  # REST names it to the client's box only
+        if isinstance(request, RestRequest) and request.service.code == NOTICE_CODE:
+            return None
         return dialects.service_for(request, local)
 
     async def _ask_rest(self, request: RestRequest, service: Service, asked: Sealed, request_id: str) -> tuple[bytes, Body | None]:
         """The head and body of our system's answer."""
         body = asked.body if message_protocol.forwards_body(request.method) else None
         answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
-        digest = message_protocol.request_hash(request.digest, asked.body.digest if asked.body else None)
-        head = message_protocol.response_head(answered.status, answered.reason, answered.headers, request, digest, request_id=request_id)
-        return head, answered.body
+        return _rest_answer(request, answered, asked, request_id)
+
+    async def _take_notice(self, request: Request, asked: Sealed, request_id: str) -> tuple[bytes, Body | None]:
+        """The head and body of our own answer to a withdrawal notice."""
+        if not isinstance(request, RestRequest):
+            raise RuntimeError("a withdrawal notice is a REST message")
+        answered = await notices.answered(request.client, request.service.provider, asked.body, self._notices)
+        return _rest_answer(request, answered, asked, request_id)
 
     async def _ask_soap(self, request: SoapRequest, service: Service, asked: Sealed) -> tuple[bytes, Body | None, SoapFraming]:
         """Our system's answer with the request's hash in it. What does not answer this very request is never sealed."""
@@ -101,3 +123,9 @@ class ProviderSide:
         except (PeerProtocolError, IdentifierError) as error:
             raise ServiceAnswerError(error) from error
         return head, answered.body, answered.framing
+
+
+def _rest_answer(request: RestRequest, answered: SystemAnswer, asked: Sealed, request_id: str) -> tuple[bytes, Body | None]:
+    digest = message_protocol.request_hash(request.digest, asked.body.digest if asked.body else None)
+    head = message_protocol.response_head(answered.status, answered.reason, answered.headers, request, digest, request_id=request_id)
+    return head, answered.body

@@ -15,10 +15,12 @@ from typing import Any
 
 import msgspec
 
+from appliance.messagelog import notice_table
 from appliance.messagelog.groups import Written
 from appliance.messagelog.record import (
     CheckpointEntry,
     MessageEntry,
+    NoticeEntry,
     OutageEntry,
     Position,
     SignatureEntry,
@@ -47,7 +49,7 @@ CREATE TABLE IF NOT EXISTS message (
   sequence INTEGER PRIMARY KEY, offset INTEGER, at_us INTEGER, side INTEGER, direction INTEGER, query_id TEXT, request_id TEXT,
   client INTEGER, service INTEGER, represented INTEGER, bytes INTEGER, signature INTEGER, ends_us INTEGER,
   replay BLOB, signed_us INTEGER,
-  state INTEGER, stamp INTEGER, stamped_at_us INTEGER, until_us INTEGER);
+  state INTEGER, stamp INTEGER, stamped_at_us INTEGER, until_us INTEGER, begins_us INTEGER);
 CREATE INDEX IF NOT EXISTS message_query ON message (query_id);
 CREATE INDEX IF NOT EXISTS message_client ON message (client, at_us);
 CREATE INDEX IF NOT EXISTS message_service ON message (service, at_us);
@@ -56,7 +58,7 @@ CREATE INDEX IF NOT EXISTS message_represented ON message (represented, at_us) W
 CREATE INDEX IF NOT EXISTS message_open ON message (sequence) WHERE state IN (0, 2);
 """
 
-_INSERT = "INSERT OR REPLACE INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT = "INSERT OR REPLACE INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _SUMMARY = """SELECT m.sequence, m.at_us, m.side, m.direction, m.query_id, m.request_id, c.text, s.text,
 m.bytes, m.state, m.stamped_at_us, r.text
 FROM message m JOIN name c ON c.id = m.client JOIN name s ON s.id = m.service LEFT JOIN name r ON r.id = m.represented """
@@ -80,6 +82,7 @@ class OpenWork:
     waiting: list[Waiting]
     provisional: dict[int, int]
     outage_since_us: int | None
+    exhausted: bool
 
 
 class Index:
@@ -113,7 +116,7 @@ class Index:
             # NORMAL: after a power cut it is older, never inconsistent; with OFF it could silently lack rows
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cache_size = -8192")
-            connection.executescript(_TABLES)
+            connection.executescript(_TABLES + notice_table.TABLES)
         except sqlite3.DatabaseError:
             connection.close()
             raise
@@ -167,6 +170,9 @@ class Index:
             self._change(connection, messages, [(_P, None, None, until, sequence) for sequence, until in entry.provisional])
         elif isinstance(entry, UnconfirmedEntry):
             self._change(connection, messages, [(_U, None, None, None, sequence) for sequence in entry.messages])
+            notice_table.withdrawn(connection, entry, written.at_us)
+        elif isinstance(entry, NoticeEntry):
+            notice_table.noted(connection, entry, written.at_us)
 
     def _change(self, connection: sqlite3.Connection, messages: dict[int, list[Any]], changes: list[tuple[Any, ...]]) -> None:
         """(state, stamp, stamped_at, until, sequence): in the rows of this batch where they are, else in the table."""
@@ -202,6 +208,7 @@ class Index:
             None,
             None,
             None,
+            entry.begins_us,
         ]
 
     def _name(self, connection: sqlite3.Connection, text: str) -> int:
@@ -218,13 +225,23 @@ class Index:
     def open_work(self) -> OpenWork:
         """Every message without a stamp that may still get one."""
         rows = self._connection.execute(
-            "SELECT m.sequence, m.signature, s.digest, m.ends_us, m.at_us, m.until_us"
+            "SELECT m.sequence, m.signature, s.digest, m.ends_us, m.at_us, m.begins_us, m.replay IS NULL, m.until_us"
             " FROM message m JOIN signature s ON s.sequence = m.signature WHERE m.state IN (0, 2) ORDER BY m.sequence"
         ).fetchall()
-        waiting = [Waiting(*row[:5]) for row in rows]
-        provisional = {row[0]: row[5] for row in rows if row[5] is not None}
+        waiting = [Waiting(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6])) for row in rows]
+        provisional = {row[0]: row[7] for row in rows if row[7] is not None}
         outage = self._connection.execute("SELECT value FROM state WHERE key = 'outage'").fetchone()
-        return OpenWork(waiting, provisional, outage[0] if outage else None)
+        since_us = outage[0] if outage else None
+        return OpenWork(waiting, provisional, since_us, since_us is not None and self._missed_since(since_us))
+
+    def _missed_since(self, since_us: int) -> bool:
+        """Whether a record that was acknowledged could no longer be stamped, since the outage began."""
+        query = "SELECT 1 FROM notice n JOIN message m ON m.sequence = n.message WHERE n.theirs = 0 AND m.ends_us >= ? LIMIT 1"
+        return self._connection.execute(query, (since_us,)).fetchone() is not None
+
+    def notices(self) -> notice_table.NoticeTable:
+        """What the log says of withdrawal notices."""
+        return notice_table.NoticeTable(self._connection)
 
     def replay_keys(self, signed_after_us: int) -> Iterator[tuple[bytes, int]]:
         """(beginning of the key, signing time) of received messages that were sealed later."""
@@ -243,6 +260,9 @@ class Index:
         if wanted.sequence:
             conditions.append("m.sequence = ?")
             span.append(wanted.sequence)
+        if wanted.state in _STATES:
+            conditions.append("m.state = ?")
+            span.append(_STATES.index(wanted.state))
         if wanted.since_us:
             conditions.append("m.at_us >= ?")
             span.append(wanted.since_us)

@@ -44,6 +44,7 @@ PAYLOAD_BYTES_MAX = 8 << 20
 """Twice the largest local frame, for payload and content each: a longer length is damage, not a record."""
 
 BOOT, CLOSE, SIGNATURE, MESSAGE, STAMP, AUDIT, OUTAGE, UNCONFIRMED, CHECKPOINT = 1, 2, 3, 4, 5, 6, 7, 8, 9
+NOTICE = 16
 FIRST_OF_GROUP, HAS_CONTENT = 1, 2
 LEAF = b"\0"
 """What RFC 6962 hashes before a leaf."""
@@ -107,6 +108,8 @@ class MessageEntry(msgspec.Struct, array_like=True):
     """The signed SigningTime of a received message."""
     attachment_bytes: list[int] = []
     """How the body is cut into SOAP attachments; empty: it is one part."""
+    begins_us: int = 0
+    """First moment at which a stamp fits: eight hours before the later of the OCSP response's times."""
 
 
 class SignatureContent(msgspec.Struct, array_like=True):
@@ -161,6 +164,22 @@ class UnconfirmedEntry(msgspec.Struct, array_like=True):
 
     messages: list[int]
     ended_us: int
+    withdrawn: list[int] = []
+    """Those of them that were acknowledged: each needs a notice to the information systems and members of both sides."""
+
+
+class NoticeEntry(msgspec.Struct, array_like=True):
+    """What became of withdrawal notices about these messages of ours (`messagelog.notices`)."""
+
+    messages: list[int]
+    to: str
+    """`system`, `peer`: who was told; empty: the peer told us that its own record of them could not be confirmed."""
+    word: str
+    """`delivered`, or the kind with which a notice was refused for good."""
+
+
+OURS, THEIRS = "ours", "theirs"
+"""Whose record could not be confirmed."""
 
 
 class CheckpointEntry(msgspec.Struct, array_like=True):
@@ -177,7 +196,18 @@ class CheckpointEntry(msgspec.Struct, array_like=True):
 
 
 Content = SignatureContent | MessageContent
-Entry = BootEntry | CloseEntry | SignatureEntry | MessageEntry | StampEntry | AuditEntry | OutageEntry | UnconfirmedEntry | CheckpointEntry
+Entry = (
+    BootEntry
+    | CloseEntry
+    | SignatureEntry
+    | MessageEntry
+    | StampEntry
+    | AuditEntry
+    | OutageEntry
+    | UnconfirmedEntry
+    | CheckpointEntry
+    | NoticeEntry
+)
 
 ENTRIES: dict[int, type[Entry]] = {
     BOOT: BootEntry,
@@ -189,6 +219,7 @@ ENTRIES: dict[int, type[Entry]] = {
     OUTAGE: OutageEntry,
     UNCONFIRMED: UnconfirmedEntry,
     CHECKPOINT: CheckpointEntry,
+    NOTICE: NoticeEntry,
 }
 KINDS: dict[type[Entry], int] = {entry: kind for kind, entry in ENTRIES.items()}
 

@@ -19,15 +19,17 @@ import msgspec
 from appliance.clock import Clock
 from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
 from appliance.journal import event
-from appliance.messagelog import audit
+from appliance.messagelog import audit, growth
 from appliance.messagelog.bodies import Bodies
 from appliance.messagelog.checkpoints import Checkpoints, Signer
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Signature, Written
+from appliance.messagelog.growth import Growth
 from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.log_tree import LogTree
+from appliance.messagelog.notices import Notices
 from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
 from appliance.messagelog.record import SALT_BYTES, AuditEntry, CheckpointEntry, CloseEntry, MessageContent, MessageEntry
 from appliance.messagelog.replay import ReplayGuard
@@ -131,6 +133,8 @@ class Recorder:
             on_rolled_back=self._rolled_back,
         )
         self._on_rolled_back = on_rolled_back
+        self.notices = Notices(self._commit, self._follower, clock, log)
+        self.growth = Growth()
         self.stamper.last_stamp_us = newest_stamp
         self.appended = self.refused = 0
 
@@ -143,7 +147,13 @@ class Recorder:
     def _stamper(self, index: Index, trust: TrustAgent, on_unconfirmed: Callable[[WriteUnconfirmed], None]) -> Stamper:
         work = index.open_work()
         moment = self._clock.monotonic_s()
-        stamps = StampQueue(work.waiting, outage_since_us=work.outage_since_us, provisional=work.provisional, now_s=moment)
+        stamps = StampQueue(
+            work.waiting,
+            outage_since_us=work.outage_since_us,
+            provisional=work.provisional,
+            exhausted=work.exhausted,
+            now_s=moment,
+        )
         return Stamper(stamps, self._commit, trust, self._signature_document, self._clock, self._log, on_unconfirmed)
 
     # -- life
@@ -158,6 +168,7 @@ class Recorder:
             "list_records": self.list_records,
             "read_record": self.read_record,
             "log_status": self.log_status,
+            **self.notices.handlers(),
         }
 
     async def run(self) -> None:
@@ -168,11 +179,18 @@ class Recorder:
             group.create_task(self._follower.run())
             group.create_task(self._drop_old_bodies())
             group.create_task(self.checkpoints.run())
+            group.create_task(self._watch_growth())
+            group.create_task(self.notices.count())
 
     async def _drop_old_bodies(self) -> None:
         while True:
             await asyncio.sleep(BODIES_LOOK_S)
             self._bodies.drop_old()
+
+    async def _watch_growth(self) -> None:
+        while True:
+            self.growth.seen(self._clock.monotonic_s(), self.store.room())
+            await asyncio.sleep(growth.LOOK_S)
 
     async def close(self) -> None:
         """Writes what was accepted and the CLOSE record, and lets go of everything."""
@@ -270,7 +288,15 @@ class Recorder:
                 self._not_written(result, request, answer)
                 return
             self.appended += 1
-            waiting = Waiting(result.sequence, entry.signature, signature.entry.digest, entry.ends_us, result.at_us)
+            waiting = Waiting(
+                result.sequence,
+                entry.signature,
+                signature.entry.digest,
+                entry.ends_us,
+                result.at_us,
+                entry.begins_us,
+                own=not request.received,
+            )
             if request.stamp_first:
                 self.stamper.logged(result, waiting, answer)
                 return
@@ -326,7 +352,8 @@ class Recorder:
 
     def status(self) -> LogStatus:
         """From memory and one statvfs."""
-        store, stamps = self.store, self.stamper.stamps
+        store, stamps, now = self.store, self.stamper.stamps, self.stamper.now()
+        room = store.room()
         return LogStatus(
             records=self._records + self.appended,
             last_sequence=store.position.sequence,
@@ -337,8 +364,12 @@ class Recorder:
             oldest_waiting_us=stamps.oldest_at_us,
             last_stamp_us=self.stamper.last_stamp_us,
             repaired_bytes=store.repaired_bytes,
-            state="open" if store.room() else "full",
+            state="open" if room else "full",
             checkpoint=self.tree.note.decode(),
+            outage_since_us=stamps.outage_since_us,
+            grace_ends_us=stamps.grace_ends_us(now.us),
+            full_us=self.growth.full_us(now, room),
+            notices_due=self.notices.due,
         )
 
     async def _signature_document(self, sequence: int, digest: bytes) -> bytes:
@@ -367,6 +398,7 @@ def _entry_of(request: Append, key: bytes | None) -> MessageEntry:
         replay_key=key,
         signed_at_us=request.signed_at_us,
         attachment_bytes=request.attachment_bytes,
+        begins_us=max(request.seal.ocsp_produced_at_us, request.seal.ocsp_this_update_us) - EVIDENCE_GAP_MAX_US,
     )
 
 

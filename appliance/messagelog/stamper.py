@@ -172,11 +172,13 @@ class Stamper:
         facts = {
             "records": str(len(effect.messages)),
             "delivered": str(len(effect.delivered)),
+            "own": str(len(effect.own)),
             "first": str(min(effect.messages)),
             "last": str(max(effect.messages)),
         }
         event(self._log, logging.ERROR, "seal.unconfirmed", **facts)
-        self._write(Draft(UnconfirmedEntry(list(effect.messages), self._clock.now_us()), essential=True), None)
+        withdrawn = sorted((*effect.delivered, *effect.own))
+        self._write(Draft(UnconfirmedEntry(list(effect.messages), self.now().us, withdrawn), essential=True), None)
         self._write(Draft(AuditEntry(audit.UNCONFIRMED, "recorder", facts), essential=True), effect)
 
     def _write(self, draft: Draft, then: StampWritten | OutageWritten | WriteUnconfirmed | None) -> None:

@@ -4,7 +4,10 @@ Pure: events in, effects out. Rules IV.3.V-VI, T39. One request is with the auth
 Two messages under one signature share a leaf. A received message is answered with its stamp; only while the authorities are silent, as a
 trust agent that answers tells, and only within the grace that CEIQROO signed, it is answered as provisional, with a deadline that is on
 disk before the answer is given. A trust agent that is away or hangs is our own fault and starts no grace.
-A record that misses its deadline is unconfirmed, for ever: a later stamp would not heal what was withdrawn.
+The grace ends early where the oldest unstamped record can no longer be stamped in time: from then on the outage has broken the rule once.
+A record that misses its deadline is unconfirmed, for ever: a later stamp would not heal what was withdrawn. A stamp counts for a record
+only where it lies within eight hours of the record's OCSP response, by the two signed times: an authority whose clock is wrong confirms
+nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from appliance.errors import UnavailableError
+from appliance.trust.autonomy import CREATION_MARGIN_US
 from appliance.trust.wire import StampReply
 
 PATIENCE_S = 5.0
@@ -24,6 +28,8 @@ RETRY_S_MIN, RETRY_S_MAX = 1.0, 30.0
 """From the end of a failed request to the next: the shorter while somebody waits; with nobody waiting it grows to the longer."""
 SILENT, AWAY = "tsa.unreachable", "process.away"
 """Why a request failed: the trust agent says that no authority answers, or it does not answer itself."""
+NOT_FITTING = "seal.evidence_gap"
+"""A stamp came whose time lies too far from every record that it is for."""
 SILENCE_HOLDS_S = 60.0
 """For how long the word of a trust agent holds that every authority is silent: above RETRY_S_MAX and the longest request together, so that
 its restart during an outage (3 s) costs nobody, and short, so that one that hangs grants nothing."""
@@ -63,13 +69,24 @@ class Now:
 
 @dataclass(slots=True)
 class Waiting:
-    """A durable record without a stamp. `signature`: sequence of its SIGNATURE record. `ends_us`: last moment for a stamp."""
+    """A durable record without a stamp. `signature`: sequence of its SIGNATURE record. `ends_us`: last moment for a stamp,
+    CREATION_MARGIN_US before the rule's own end; `begins_us`: an earlier stamp would not fit. `own`: sealed here, and acknowledged without
+    its stamp."""
 
     sequence: int
     signature: int
     digest: bytes
     ends_us: int
     at_us: int
+    begins_us: int = 0
+    own: bool = False
+
+    def fit(self, reply: StampReply) -> int:
+        """0: the stamp confirms this record; -1, 1: it is too early, too late (IV.3.V; its stated accuracy counts against it)."""
+        accuracy_us = abs(reply.accuracy_us)
+        if reply.gen_time_us + accuracy_us > self.ends_us + CREATION_MARGIN_US:
+            return 1
+        return -1 if reply.gen_time_us - accuracy_us < self.begins_us else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +165,12 @@ class WriteOutage:
 
 @dataclass(frozen=True, slots=True)
 class WriteUnconfirmed:
-    """`delivered`: those that went to an information system as provisional."""
+    """`delivered`: those that went to an information system as provisional; `own`: those that we sent. Both were acknowledged, and are
+    withdrawn with a notice; the rest was refused, and nobody acted on it."""
 
     messages: tuple[int, ...]
     delivered: tuple[int, ...]
+    own: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +209,18 @@ class StampQueue:
         *,
         outage_since_us: int | None = None,
         provisional: dict[int, int] | None = None,
+        exhausted: bool = False,
         now_s: float = 0.0,
     ) -> None:
-        """`waiting`, `outage_since_us`, `provisional` (message -> deadline): as the log tells them after a restart."""
+        """`waiting`, `outage_since_us`, `provisional` (message -> deadline), `exhausted` (a record missed its stamp in this outage): as the
+        log tells them after a restart."""
         self._waiting = {each.sequence: each for each in waiting}
         self._provisional = dict(provisional or {})
         self._deadlines = [(self._deadline(each), each.sequence) for each in waiting]
         heapq.heapify(self._deadlines)
+        self._ends = [(each.ends_us, each.sequence) for each in waiting if each.own or each.sequence in self._provisional]
+        heapq.heapify(self._ends)
+        self._exhausted = exhausted
         self._unanswered: dict[int, float] = {}
         self._requested: tuple[Waiting, ...] = ()
         self._leaves: tuple[tuple[int, bytes], ...] = ()
@@ -225,6 +249,21 @@ class StampQueue:
         """When the record was logged that waits longest."""
         first = next(iter(self._waiting.values()), None)
         return None if first is None else first.at_us
+
+    def grace_ends_us(self, now_us: int) -> int:
+        """Until when a received message would be delivered without a stamp, if the authorities are silent or fell silent now."""
+        if self._exhausted:
+            return now_us
+        since = now_us if self._outage_since_us is None else self._outage_since_us
+        oldest = self._oldest_end_us()
+        return since + self._grace_us if oldest is None else min(since + self._grace_us, oldest)
+
+    def _oldest_end_us(self) -> int | None:
+        """The first moment at which an unstamped record can no longer be stamped; of those that were acknowledged: what was refused breaks
+        no rule, and no peer may end everybody's grace with an old OCSP response."""
+        while self._ends and self._ends[0][1] not in self._waiting:
+            heapq.heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
 
     def check_room(self) -> None:
         """Raises StampsOverdueError before a record is logged that could not be held."""
@@ -265,6 +304,8 @@ class StampQueue:
         waiting = event.waiting
         self._waiting[waiting.sequence] = waiting
         heapq.heappush(self._deadlines, (waiting.ends_us, waiting.sequence))
+        if waiting.own:
+            heapq.heappush(self._ends, (waiting.ends_us, waiting.sequence))
         if not event.answered:
             return []
         self._unanswered[waiting.sequence] = now.s + PATIENCE_S
@@ -299,14 +340,25 @@ class StampQueue:
         effects: list[Effect] = []
         if self._outage_since_us is not None:
             effects.append(WriteOutage(self._outage_since_us, now.us, ()))
-            self._outage_since_us, self._established = None, False
-        covered = []
+            self._outage_since_us, self._established, self._exhausted = None, False, False
+        covered, late, early = [], [], 0
         for waiting in requested:
-            if self._waiting.pop(waiting.sequence, None) is not None:  # else it missed its deadline while the request was out
+            if waiting.sequence not in self._waiting:
+                continue  # it missed its deadline while the request was out
+            fit = waiting.fit(event.reply)
+            if fit == 0:
+                del self._waiting[waiting.sequence]
                 self._provisional.pop(waiting.sequence, None)
                 covered.append(waiting.sequence)
+            elif fit > 0:
+                late.append(waiting.sequence)
+            else:
+                early += 1
         if covered:
             effects.append(WriteStamp(event.reply, event.chain_result, leaves, tuple(covered)))
+        elif early:  # an authority whose time fits nothing: asked again with the pauses of a failure
+            self._failures, self.failing = 1, NOT_FITTING
+        effects += self._unconfirmed(late)
         return [*effects, *self._request(now)]
 
     def _failed(self, event: StampFailed, now: Now) -> list[Effect]:
@@ -350,13 +402,15 @@ class StampQueue:
 
     def _provisionally(self, sequences: Sequence[int], now: Now) -> list[Effect]:
         since = self._outage_since_us
-        if since is None or now.s >= self._silent_until_s:
+        if since is None or now.s >= self._silent_until_s or self._exhausted:
             return []
         granted = []
+        grace_ends_us = self.grace_ends_us(now.us)  # never later than the oldest record's end, hence this one's
         for sequence in sequences:
-            until = min(since + self._grace_us, self._waiting[sequence].ends_us)
+            until = min(grace_ends_us, self._waiting[sequence].ends_us)
             if until > now.us and sequence not in self._provisional:
                 self._provisional[sequence] = until
+                heapq.heappush(self._ends, (self._waiting[sequence].ends_us, sequence))
                 heapq.heappush(self._deadlines, (until, sequence))
                 granted.append((sequence, until))
         return [WriteOutage(since, None, tuple(granted[at : at + PROVISIONAL_MAX])) for at in range(0, len(granted), PROVISIONAL_MAX)]
@@ -366,23 +420,31 @@ class StampQueue:
 
     def _missed(self, now: Now) -> list[Effect]:
         """Records whose last moment has passed. What is with the authorities just now is left until that request ends."""
-        missed, delivered, later = [], [], []
+        missed, later = [], []
+        seen: set[int] = set()
         at_authority = {waiting.sequence for waiting in self._requested} if self._deadlines and self._deadlines[0][0] <= now.us else set()
         while self._deadlines and self._deadlines[0][0] <= now.us:
             until, sequence = heapq.heappop(self._deadlines)
             waiting = self._waiting.get(sequence)
-            if waiting is None or self._deadline(waiting) > now.us:
+            if waiting is None or self._deadline(waiting) > now.us or sequence in seen:
                 continue
+            seen.add(sequence)
             if sequence in at_authority:
                 later.append((until, sequence))
                 continue
-            del self._waiting[sequence]
             missed.append(sequence)
-            if self._provisional.pop(sequence, None) is not None:
-                delivered.append(sequence)
+            if waiting.ends_us <= now.us and self._outage_since_us is not None and (waiting.own or sequence in self._provisional):
+                self._exhausted = True
         for entry in later:
             heapq.heappush(self._deadlines, entry)
+        return self._unconfirmed(missed)
+
+    def _unconfirmed(self, missed: Sequence[int]) -> list[Effect]:
+        """These can no longer be confirmed: nobody waits for them any more, and what was acknowledged is withdrawn."""
         if not missed:
             return []
+        gone = [self._waiting.pop(sequence) for sequence in missed]
+        delivered = [sequence for sequence in missed if self._provisional.pop(sequence, None) is not None]
         refused: list[Effect] = [self._refusal(sequence) for sequence in missed if self._unanswered.pop(sequence, None) is not None]
-        return [*refused, WriteUnconfirmed(tuple(missed), tuple(delivered))]
+        own = tuple(waiting.sequence for waiting in gone if waiting.own)
+        return [*refused, WriteUnconfirmed(tuple(missed), tuple(delivered), own)]

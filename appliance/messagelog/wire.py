@@ -1,6 +1,7 @@
 """What the other processes say to the recorder.
 
-Pure. Operations: `open_body`, `drop_body`, `append`, `audit`, `list_records`, `read_record`, `log_status` (callers: `appliance.topology`).
+Pure. Operations (callers: `appliance.topology`): `open_body`, `drop_body`, `append`, `audit`, `list_records`, `list_audits`, `read_record`,
+`log_status`, and for withdrawal notices `due_notices`, `notices_told`, `take_notices`, `list_notices`.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ class ListRecords(msgspec.Struct, array_like=True):
     until_us: int = 0
     sequence: int = 0
     """One record by its number."""
+    state: str = ""
+    """Only those in this state."""
 
 
 class RecordSummary(msgspec.Struct, array_like=True):
@@ -136,6 +139,76 @@ class RecordSummary(msgspec.Struct, array_like=True):
     state: str
     stamped_at_us: int | None
     represented_party: str | None
+
+
+class NoticeItem(msgspec.Struct, array_like=True):
+    """One message whose record could not be confirmed. `message`: its sequence in the log that tells of it."""
+
+    message: int
+    origin: str
+    """`ours`: our own record of it; `theirs`: the other side's."""
+    query_id: str
+    request_id: str
+    direction: str
+    side: str
+    client: str
+    service: str
+    at_us: int
+    """When it was logged."""
+    since_us: int
+    """When it could no longer be confirmed."""
+
+
+class DueNotice(msgspec.Struct, array_like=True):
+    """Notices that one receiver shall have now: `to` is SYSTEM (ours) or PEER (the other side's box)."""
+
+    to: str
+    ours: str
+    """Our subsystem in these exchanges."""
+    other: str
+    """The other side's."""
+    items: list[NoticeItem]
+
+
+class NoticesTold(msgspec.Struct, array_like=True):
+    """`notices_told`: what became of a DueNotice. `word`: NOTICE_DELIVERED, or a kind; `final`: it is not tried again."""
+
+    notice: DueNotice
+    word: str
+    final: bool
+
+
+class TakeNotices(msgspec.Struct, array_like=True):
+    """`take_notices`: a peer withdraws. `sender`: the subsystem whose seal the notice bears. Answered by how many of them we know."""
+
+    sender: str
+    receiver: str
+    items: list[NoticeItem]
+
+
+class NoticesKnown(msgspec.Struct, array_like=True):
+    known: int
+
+
+class ListNotices(msgspec.Struct, array_like=True):
+    """`list_notices`: newest first, at most `limit` (1 to 1000)."""
+
+    limit: int = 50
+
+
+class NoticeSummary(msgspec.Struct, array_like=True):
+    """`list_notices`: `system`, `peer`: since when told (None: not yet), with the word or the last kind of failure."""
+
+    item: NoticeItem
+    system_us: int | None
+    system: str
+    peer_us: int | None
+    peer: str
+
+
+SYSTEM, PEER, NOTICE_DELIVERED = "system", "peer", "delivered"
+NOTICE_CODE = "xacbeNotice"
+"""The service of every subsystem on a box of ours that takes withdrawal notices of other boxes."""
 
 
 class ReadRecord(msgspec.Struct, array_like=True):
@@ -176,3 +249,11 @@ class LogStatus(msgspec.Struct, array_like=True):
     """`open`, `full`."""
     checkpoint: str = ""
     """The newest signed checkpoint (`messagelog.checkpoint`); empty before the first."""
+    outage_since_us: int | None = None
+    """Since when every time-stamping authority is silent; None: they answer."""
+    grace_ends_us: int | None = None
+    """Until when received messages are delivered without a stamp, if the authorities are silent or fell silent now."""
+    full_us: int | None = None
+    """When the disk will be full at the pace of the last day; None: it does not fill."""
+    notices_due: int = 0
+    """Withdrawal notices that somebody has not got yet."""

@@ -188,6 +188,7 @@ NEVER_OUTSIDE = (
     "enrolment.",
     "fetch.",
     "local.",
+    "notice.",
     "outbox.",
     "sparkplug.",
     "verify.",

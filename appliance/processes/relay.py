@@ -41,6 +41,7 @@ from appliance.relay.client_front import ClientFront
 from appliance.relay.contexts import Contexts
 from appliance.relay.gates import Gates
 from appliance.relay.local_follow import LocalFollow
+from appliance.relay.notice_courier import Desk, NoticeCourier
 from appliance.relay.ocsp_front import OcspFront
 from appliance.relay.peer_front import PeerFront
 from appliance.relay.peer_link import PeerLink
@@ -105,7 +106,8 @@ class Relay:
         self.dialers = (dialer, system_dialer)
         system = SystemCaller(system_dialer, store, None, relay.system_ca_file)
         client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
-        provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system)
+        provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system, Desk(recorder))
+        self.courier = NoticeCourier(box.instance, recorder, client_side, system, self.local.view, log)
         self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gates, self.counters)
         self.peer_front = PeerFront(
             provider_side, self.trust, self.peers, store, self.local.view, self.refusals, self.gates, self.counters, relay.body_bytes_max
@@ -119,6 +121,7 @@ class Relay:
         follow = (self.trust.follow_configuration(), self.trust.follow_evidence(), self.local.follow(), self.contexts.follow_keys())
         for part in follow:
             self._group.create_task(part)
+        self._group.create_task(self.courier.run())
         limits = _limits(self._settings)
         plain = Listener(
             sockets["tcp.client_http"],

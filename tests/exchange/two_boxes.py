@@ -29,6 +29,7 @@ from tests.fakes.exchange import (
     MemoryLog,
     ReadyBody,
     ReadyMessage,
+    RecordingDesk,
     RecordingSoapSystem,
     SealKey,
     SetClock,
@@ -59,8 +60,16 @@ class TwoBoxes:
         self.local = LocalView(LocalConfiguration(1, [Client(str(asker.client), HTTP)], [], []), {})
         self.rights = [Right(str(network.service), str(asker.client)), Right(str(network.closed_service), str(network.third.client))]
         self.services = [Service(str(network.service), "http://127.0.0.1"), Service(str(network.closed_service), "http://127.0.0.1")]
+        self.desk = RecordingDesk()
         self.provider_side = ProviderSide(
-            provider.server, self.clock, self.provider_trust, PeerTrust(self.clock), self.provider_sealer, self.provider_log, self.system
+            provider.server,
+            self.clock,
+            self.provider_trust,
+            PeerTrust(self.clock),
+            self.provider_sealer,
+            self.provider_log,
+            self.system,
+            self.desk,
         )
         self.shown_by = asker
         """Whose authentication certificate is on the connection."""

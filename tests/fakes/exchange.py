@@ -23,9 +23,10 @@ from appliance.exchange.ports import Body, Sealed, SoapAnswer, SystemAnswer
 from appliance.exchange.provider_side import Peer, ProviderSide
 from appliance.exchange.routing import InstanceUnknownError
 from appliance.messagelog.groups import LogFullError
+from appliance.messagelog.notices import NoticeUnknownError
 from appliance.messagelog.replay import MessageReplayedError
 from appliance.messagelog.stamping import NotStampedError
-from appliance.messagelog.wire import Append, Appended, Seal
+from appliance.messagelog.wire import Append, Appended, NoticeItem, Seal
 from appliance.model.identifiers import ClientId
 from appliance.net import faults
 from appliance.net.local_sockets import NeighbourAwayError
@@ -230,6 +231,21 @@ class RecordingSoapSystem(RecordingSystem):
         if self.soap is None:
             raise RuntimeError("no SOAP service was laid out")
         return self.soap(request)
+
+
+class RecordingDesk:
+    """Takes withdrawal notices; knows the messages that it is told to know."""
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+        self.taken: list[tuple[str, str, list[str]]] = []
+
+    async def take(self, sender: ClientId, receiver: ClientId, items: list[NoticeItem]) -> int:
+        found = [item.query_id for item in items if item.query_id in self.known]
+        if not found:
+            raise NoticeUnknownError("none of them")
+        self.taken.append((str(sender), str(receiver), found))
+        return len(found)
 
 
 class ReadyBody:
