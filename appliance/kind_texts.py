@@ -31,7 +31,11 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
         "el sistema de información no mostró el certificado debido",
         "the information system did not show the certificate it must",
     ),
-    "kind.description.malformed": ("la descripción OpenAPI no sirve", "the OpenAPI description is of no use"),
+    "kind.description.malformed": ("la descripción (OpenAPI o WSDL) no sirve", "the description (OpenAPI or WSDL) is of no use"),
+    "kind.access.service_type": (
+        "el servicio es del otro protocolo: REST o SOAP",
+        "the service is of the other protocol: REST or SOAP",
+    ),
     # log
     "kind.log.not_checkpointed": (
         "el registro todavía no tiene un punto de control firmado; revise el token",

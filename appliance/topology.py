@@ -43,6 +43,7 @@ PROCESSES: tuple[Process, ...] = (
             "local_configuration": ("relay",),
             "change_clients": (CONSOLE,),
             "change_services": (CONSOLE,),
+            "change_description": (CONSOLE,),
             "change_rights": (CONSOLE,),
             "list_configuration": (CONSOLE,),
             "change_enrolment": (CONSOLE,),

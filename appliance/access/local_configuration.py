@@ -19,7 +19,7 @@ from tinydb import TinyDB, where
 from appliance import durable
 from appliance.access import validation
 from appliance.access.durable_storage import DurableStorage
-from appliance.access.rights import Client, ClientUnknownError, Right, Service, UnknownServiceError
+from appliance.access.rights import WSDL, Client, ClientUnknownError, Right, Service, UnknownServiceError
 from appliance.errors import RefusedError
 
 CONFIGURATION_BYTES_MAX = 3 << 20
@@ -49,6 +49,7 @@ class Change:
     facts: dict[str, str]
     write: Callable[[TinyDB], None]
     document: bytes = b""
+    suffix: str = "json"
 
 
 class LocalConfigurationStore:
@@ -95,19 +96,49 @@ class LocalConfigurationStore:
     def plan_service(self, service: Service, remove: bool, document: bytes = b"") -> Change:
         """Puts or removes one service; with it go its rights. Raises validation errors, ClientUnknownError, UnknownServiceError."""
         if remove:
-            if all(known.id != service.id for known in self.services):
-                raise UnknownServiceError(f"{service.id} is not a service of this box")
-            lost = sum(right.service == service.id for right in self.rights)
-            facts = {"service": service.id, "rights": str(lost)}
-            return Change("service.removed", facts, lambda tables: _drop_service(tables, service.id))
-        service = validation.checked_service(service, self._instance, document, self._known(service.id))
-        if all(client.subsystem != validation.provider_of(service.id) for client in self.clients):
-            raise ClientUnknownError(f"{validation.provider_of(service.id)} is not a client of this box: add it first")
-        row = msgspec.structs.asdict(service) | {"certificates": _texts(service.certificates)}
-        row["endpoints"] = [list(endpoint) for endpoint in service.endpoints]
+            gone = [known for known in self.services if known.id == service.id and service.version in ("", known.version)]
+            if not gone:
+                raise UnknownServiceError(f"{service.id} {service.version} is not a service of this box")
+            facts = {"service": service.id, "version": service.version, "rights": str(self._rights_lost(gone))}
+            return Change("service.removed", facts, lambda tables: _drop_services(tables, gone))
+        row, service = self._service_row(service, document)
         facts = {"service": service.id, "url": validation.without_secrets(service.url), "kind": service.kind}
         facts |= {"timeout_s": str(service.timeout_s), "enabled": str(service.enabled), "document": service.document}
-        return Change("service.put", facts, lambda tables: _put(tables, "services", "id", row), document)
+        return Change("service.put", facts, lambda tables: _put_service(tables, row), document)
+
+    def plan_description(self, services: list[Service], gone: list[Service], document: bytes) -> Change:
+        """Puts all services of one WSDL and removes those that it does not offer any more, in one generation. Raises as plan_service."""
+        if not services or any(service.kind != WSDL for service in (*services, *gone)):
+            raise validation.InvalidValueError("a description of SOAP services names at least one, and nothing else")
+        rows = [self._service_row(service, document) for service in services]
+        named = {(service.id, service.version) for service in gone}
+        gone = [known for known in self.services if (known.id, known.version) in named]
+        if len(gone) != len(named):
+            raise UnknownServiceError("a service to remove is not a service of this box")
+        facts = {"description": validation.without_secrets(services[0].description), "document": rows[0][1].document}
+        facts |= {"services": str(len(services)), "removed": str(len(gone)), "rights": str(self._rights_lost(gone))}
+
+        def write(tables: TinyDB) -> None:
+            for row, _ in rows:
+                _put_service(tables, row)
+            _drop_services(tables, gone)
+
+        return Change("description.put", facts, write, document, "wsdl")
+
+    def _service_row(self, service: Service, document: bytes) -> tuple[dict[str, Any], Service]:
+        service = validation.checked_service(service, self._instance, document, self._known(service.id, service.version))
+        if all(client.subsystem != validation.provider_of(service.id) for client in self.clients):
+            raise ClientUnknownError(f"{validation.provider_of(service.id)} is not a client of this box: add it first")
+        if any(known.id == service.id and (known.kind == WSDL) != (service.kind == WSDL) for known in self.services):
+            raise validation.InvalidValueError(f"{service.id} is a service of the other protocol: remove it first")
+        row = msgspec.structs.asdict(service) | {"certificates": _texts(service.certificates)}
+        row["endpoints"] = [list(endpoint) for endpoint in service.endpoints]
+        return row, service
+
+    def _rights_lost(self, gone: list[Service]) -> int:
+        """Rights go with the last version of their service."""
+        kept = {known.id for known in self.services if known not in gone}
+        return sum(right.service in {one.id for one in gone} - kept for right in self.rights)
 
     def plan_right(self, right: Right, remove: bool) -> Change:
         """Grants or withdraws one right. Raises validation errors, UnknownServiceError, RefusedError `local.no_such_right`."""
@@ -132,7 +163,7 @@ class LocalConfigurationStore:
             directory = self._directory / DESCRIPTIONS
             durable.make_directory(directory, 0o755)
             name = hashlib.sha256(change.document).hexdigest()
-            durable.write_file(directory / f"{name}.json", change.document, DESCRIPTION_MODE)
+            durable.write_file(directory / f"{name}.{change.suffix}", change.document, DESCRIPTION_MODE)
         before = {service.document for service in self.services}
         with self.storage.change():
             change.write(self._tables)
@@ -148,12 +179,13 @@ class LocalConfigurationStore:
     def _forget_documents(self, before: set[str]) -> None:
         """Documents that neither this generation nor the one before it names."""
         used = before | {service.document for service in self.services}
-        for file in (self._directory / DESCRIPTIONS).glob("*.json"):
+        for file in (self._directory / DESCRIPTIONS).glob("*.*"):
             if file.stem not in used:
                 file.unlink(missing_ok=True)
 
-    def _known(self, service_id: str) -> Service | None:
-        return next((service for service in self.services if service.id == service_id), None)
+    def _known(self, service_id: str, version: str | None = None) -> Service | None:
+        """Any version of the service, or the given one."""
+        return next((one for one in self.services if one.id == service_id and version in (None, one.version)), None)
 
 
 def _given(storage: DurableStorage) -> Callable[[], DurableStorage]:
@@ -168,9 +200,23 @@ def _drop(tables: TinyDB, table: str, key: str, value: str) -> None:
     tables.table(table).remove(where(key) == value)
 
 
-def _drop_service(tables: TinyDB, service_id: str) -> None:
-    _drop(tables, "services", "id", service_id)
-    _drop(tables, "rights", "service", service_id)
+def _put_service(tables: TinyDB, row: dict[str, Any]) -> None:
+    tables.table("services").upsert(row, _same_service(row["id"], row["version"]))
+
+
+def _drop_services(tables: TinyDB, gone: list[Service]) -> None:
+    """With the last version of a service go its rights."""
+    services = tables.table("services")
+    for one in gone:
+        services.remove(_same_service(one.id, one.version))
+        if not services.contains(where("id") == one.id):
+            _drop(tables, "rights", "service", one.id)
+
+
+def _same_service(service_id: str, version: str) -> Any:
+    if version:
+        return (where("id") == service_id) & (where("version") == version)
+    return (where("id") == service_id) & (~where("version").exists() | (where("version") == ""))
 
 
 def _same_right(row: dict[str, str]) -> Any:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from appliance.access import catalogue, paths
-from appliance.access.rights import ANY_METHOD, ANY_PATH, GROUP, HTTP, HTTPS, MUTUAL_TLS, OPENAPI3, REST, Client, Right, Service
+from appliance.access.rights import ANY_METHOD, ANY_PATH, GROUP, HTTP, HTTPS, MUTUAL_TLS, OPENAPI3, REST, WSDL, Client, Right, Service
 from appliance.errors import RefusedError
 from appliance.model.identifiers import ClientId, ServiceId
 
@@ -56,8 +56,12 @@ def checked_service(service: Service, instance: str, document: bytes, known: Ser
     if parsed.code in catalogue.RESERVED_CODES:
         raise InvalidValueError(f"service code {parsed.code}: reserved for the network")
     check_url(service.url, "url")
-    if service.kind not in (REST, OPENAPI3):
-        raise InvalidValueError(f"kind {service.kind[:20]!r}: must be REST or OPENAPI3")
+    if service.kind not in (REST, OPENAPI3, WSDL):
+        raise InvalidValueError(f"kind {service.kind[:20]!r}: must be REST, OPENAPI3 or WSDL")
+    if service.version and service.kind != WSDL:
+        raise InvalidValueError("only SOAP services have versions")
+    if service.version:
+        _part(service.version, "service version")
     if not 1 <= service.timeout_s <= TIMEOUT_S_MAX:
         raise InvalidValueError(f"timeout: must be 1 to {TIMEOUT_S_MAX} seconds")
     if len(service.description) > URL_CHARACTERS_MAX:
@@ -67,12 +71,14 @@ def checked_service(service: Service, instance: str, document: bytes, known: Ser
         return msgspec.structs.replace(service, document="", endpoints=())
     if not document:
         if known is None or not known.document:
-            raise InvalidValueError("kind OPENAPI3 needs a description")
+            raise InvalidValueError(f"kind {service.kind} needs a description")
         return msgspec.structs.replace(service, document=known.document, endpoints=known.endpoints)
     if len(document) > DOCUMENT_BYTES_MAX:
         raise InvalidValueError(f"description of {len(document)} bytes, at most {DOCUMENT_BYTES_MAX}")
     digest = hashlib.sha256(document).hexdigest()
-    return msgspec.structs.replace(service, document=digest, endpoints=catalogue.endpoints_of(document))
+    # What a WSDL offers was read by the command that names each of its services here: this process parses no XML.
+    endpoints = () if service.kind == WSDL else catalogue.endpoints_of(document)
+    return msgspec.structs.replace(service, document=digest, endpoints=endpoints)
 
 
 def check_right(right: Right, instance: str) -> None:

@@ -37,6 +37,7 @@ from appliance.supervision.wire import (
     Announcement,
     BoxStatus,
     ChangeClients,
+    ChangeDescription,
     ChangeEnrolment,
     ChangeRights,
     ChangeServices,
@@ -101,6 +102,7 @@ class Supervisor:
             "list_configuration": self._list_configuration,
             "change_clients": self._change_clients,
             "change_services": self._change_services,
+            "change_description": self._change_description,
             "change_rights": self._change_rights,
             "change_enrolment": self._change_enrolment,
         }
@@ -158,6 +160,10 @@ class Supervisor:
     async def _change_services(self, caller: str, payload: bytes) -> None:
         asked = msgspec.msgpack.decode(payload, type=ChangeServices)
         await self._change(caller, lambda: self._store.plan_service(asked.service, asked.remove, asked.document))
+
+    async def _change_description(self, caller: str, payload: bytes) -> None:
+        asked = msgspec.msgpack.decode(payload, type=ChangeDescription)
+        await self._change(caller, lambda: self._store.plan_description(asked.services, asked.gone, asked.document))
 
     async def _change_rights(self, caller: str, payload: bytes) -> None:
         asked = msgspec.msgpack.decode(payload, type=ChangeRights)

@@ -80,6 +80,14 @@ class ChangeServices(msgspec.Struct, array_like=True):
     """The OpenAPI document itself (JSON), fetched by the command; empty keeps the one that is stored."""
 
 
+class ChangeDescription(msgspec.Struct, array_like=True):
+    """`change_description`: the services of one WSDL, read by the command, put and removed at once."""
+
+    services: list[Service]
+    gone: list[Service]
+    document: bytes
+
+
 class ChangeRights(msgspec.Struct, array_like=True):
     right: Right
     remove: bool = False

@@ -15,6 +15,7 @@ from provisioning.lab.keeper import Socket, Unit
 
 INSTANCE = "QROO-TEST"
 CONFIGURATION_PORT, OCSP_PORT, TSA_PORT, BROKER_PORT, SYSTEM_PORT = 8000, 8888, 8899, 8883, 8090
+SOAP_SYSTEM_PORT = 8091
 BOXES_MAX = 14
 """One box for each member of the seed: 11 municipalities, SSP, FGE, CNI."""
 FIRST_USER = 61200

@@ -39,6 +39,7 @@ from provisioning.lab.layout import Box
 
 Say = Callable[[str], None]
 READY_S_MAX = 60.0
+SOAP_SERVICES = ("consultaVehiculo", "adjuntaDocumentos", "recuperaDocumento")
 LAB_FILE, MEMORY_FILE = "lab.json", "laboratory.json"
 _CODE = Path(__file__).resolve().parents[2]
 
@@ -84,7 +85,7 @@ def up(
     centre_address = f"{memory['base']}.1"
     centre = _centre(directory, centre_address, memory.get("instance", instance))
     units = _centre_units(directory) + broker.units(directory, centre, centre_address)
-    units.append(_system_unit(directory, memory["base"]))
+    units += _system_units(directory, memory["base"])
     for box in boxes:
         layout.make_state(box)
         token_units, signer = box_token.prepare(memory["token"], box, directory / "manufacturer", provider)
@@ -204,12 +205,17 @@ def _fill_pids(document: dict[str, Any], answer: dict[str, Any]) -> None:
 
 
 def _services(boxes: Sequence[Box], base: str) -> list[dict[str, Any]]:
-    """`incidentes` and `reservado` at SSP's box, the second one; a single box is client and provider."""
+    """`incidentes`, `reservado` and the SOAP services at SSP's box, the second one; a single box is client and provider."""
+    soap = f"http://{base}.2:{layout.SOAP_SYSTEM_PORT}/vehiculos"
     system = f"http://{base}.2:{layout.SYSTEM_PORT}"
     provider = boxes[min(1, len(boxes) - 1)]
     return [
         {"id": f"{provider.subsystem}/incidentes", "kind": "OPENAPI3", "box": provider.number, "system_url": system},
         {"id": f"{provider.subsystem}/reservado", "kind": "REST", "box": provider.number, "system_url": system, "refused": True},
+        *(
+            {"id": f"{provider.subsystem}/{code}", "version": "v1", "kind": "WSDL", "box": provider.number, "system_url": soap}
+            for code in SOAP_SERVICES
+        ),
     ]
 
 
@@ -260,13 +266,17 @@ def _install(directory: Path, box: Box, boxes: Sequence[Box]) -> str:
     certificate = directory / "clients" / f"{box.number}.pem"
     _system_certificate(box, certificate, directory / "clients" / f"{box.number}.key.pem")
     _xacbe(box, "client", "add", box.subsystem, "--mode", _mode(box), "--certificate", str(certificate))
-    incidentes, reservado = _services(boxes, box.address.rpartition(".")[0])
+    incidentes, reservado, *soap = _services(boxes, box.address.rpartition(".")[0])
     if box.number == incidentes["box"]:
         url = incidentes["system_url"]
         document = str(_CODE / "provisioning" / "reference" / "openapi.json")
         _xacbe(box, "service", "add", box.subsystem, "incidentes", "--url", url, "--kind", "OPENAPI3", "--description", document)
         _xacbe(box, "service", "add", box.subsystem, "reservado", "--url", reservado["system_url"])
         _xacbe(box, "access", "add", incidentes["id"], boxes[0].subsystem)
+        wsdl = str(_CODE / "provisioning" / "reference" / "vehiculos.wsdl")
+        _xacbe(box, "service", "add", box.subsystem, "--kind", "WSDL", "--description", wsdl, "--url", soap[0]["system_url"])
+        for service in soap:
+            _xacbe(box, "access", "add", service["id"], boxes[0].subsystem)
     return f"{box.server_id}: certificados, ancla y sistemas instalados"
 
 
@@ -326,11 +336,13 @@ def _centre_units(directory: Path) -> list[Unit]:
     return [Unit(name="ceiqroo.services", argv=command, log=str(directory / "ceiqroo.log"), stop_rank=1)]
 
 
-def _system_unit(directory: Path, base: str) -> Unit:
-    """The reference information system: one for all boxes, at an address of its own."""
-    where = ["--address", f"{base}.2", "--port", str(layout.SYSTEM_PORT)]
-    argv = [sys.executable, "-I", "-m", "provisioning.reference.incidentes", *where]
-    return Unit(name="ceiqroo.system", argv=argv, log=str(directory / "system.log"), stop_rank=1)
+def _system_units(directory: Path, base: str) -> list[Unit]:
+    """The reference information systems, REST and SOAP: one each for all boxes, at an address of their own."""
+    units = []
+    for name, module, port in (("system", "incidentes", layout.SYSTEM_PORT), ("soap_system", "vehiculos", layout.SOAP_SYSTEM_PORT)):
+        argv = [sys.executable, "-I", "-m", f"provisioning.reference.{module}", "--address", f"{base}.2", "--port", str(port)]
+        units.append(Unit(name=f"ceiqroo.{name}", argv=argv, log=str(directory / f"{name}.log"), stop_rank=1))
+    return units
 
 
 def _system_certificate(box: Box, certificate: Path, key: Path) -> None:

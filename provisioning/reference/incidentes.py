@@ -287,7 +287,9 @@ async def _problem(send: Send, status: int, detail: str, more: tuple[tuple[bytes
     await send({"type": "http.response.body", "body": document})
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
+    """Says `ready` on its output once it listens."""
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         sys.stdout.write("ready\n")
@@ -313,7 +315,7 @@ def main(argv: list[str] | None = None) -> None:
         timeout_graceful_shutdown=1,
         backlog=1024,
     )
-    _Server(config).run([listener])
+    Server(config).run([listener])
 
 
 if __name__ == "__main__":
