@@ -11,6 +11,7 @@ called: the rest waits unparsed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ INFORMATIONAL_MAX = 8
 
 _FRAMING_LENGTHS = frozenset({4, 6, 10, 14, 17})
 """Of host, expect, connection, content-length, transfer-encoding."""
+
+_ABSOLUTE = re.compile(rb"(?i:http)://[A-Za-z0-9.\-]{1,255}(?::[0-9]{1,5})?(?=/|$)")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -56,6 +59,8 @@ class HeadLimits:
     head_bytes_max: int = 64 << 10
     target_bytes_max: int = 8 << 10
     headers_max: int = 100
+    absolute_targets: bool = False
+    """Take `http://any/path` for `/path` (RFC 9112, 3.2.2): client packages exist that use a security server as their HTTP proxy."""
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -244,6 +249,8 @@ class RequestReader(_Reader):
         modern = raw.startswith(b"%b %b HTTP/1.1\r\n" % (method, target))
         if not modern and not raw.startswith(b"%b %b HTTP/1.0\r\n" % (method, target)):
             raise MalformedError("not a request line of HTTP/1.1")
+        if self._limits.absolute_targets and (absolute := _ABSOLUTE.match(target)):
+            target = target[absolute.end() :] or b"/"
         if not target.startswith(b"/") or b"#" in target:
             raise MalformedError("the target is not a path")
         framing = _Framing(fields.headers, modern)

@@ -122,11 +122,11 @@ class Relay:
         for part in follow:
             self._group.create_task(part)
         self._group.create_task(self.courier.run())
-        limits = _limits(self._settings)
+        limits, for_systems = _limits(self._settings), _limits(self._settings, absolute_targets=True)
         plain = Listener(
             sockets["tcp.client_http"],
             self.client_front.serve,
-            limits,
+            for_systems,
             on_refused=self._connection_refused,
             on_bug=self._bug,
             malformed=client_front.malformed,
@@ -135,7 +135,7 @@ class Relay:
         https = Listener(
             sockets["tcp.client_https"],
             self.client_front.serve,
-            limits,
+            for_systems,
             context=self.contexts.https_context,
             threads=self.threads,
             malformed=client_front.malformed,
@@ -213,9 +213,9 @@ class Relay:
         self.refusals.bug(error, address=address)
 
 
-def _limits(relay: RelaySettings) -> ListenerLimits:
+def _limits(relay: RelaySettings, *, absolute_targets: bool = False) -> ListenerLimits:
     stream = StreamLimits(
-        head=HeadLimits(head_bytes_max=relay.head_bytes_max),
+        head=HeadLimits(head_bytes_max=relay.head_bytes_max, absolute_targets=absolute_targets),
         head_s_max=relay.head_s_max,
         body_stall_s_max=relay.body_stall_s_max,
         idle_s_max=relay.peer_idle_s_max,

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from appliance.net import http1
 from appliance.net.chunks import EXTENSION_BYTES_MAX, LAST_CHUNK, SMALL_CHUNKS_MAX, chunk
-from appliance.net.http1 import CHUNKED, UNTIL_CLOSE, Event, HeadLimits, MalformedError, OversizedError, RequestReader, ResponseReader
+from appliance.net.http1 import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    Event,
+    HeadLimits,
+    MalformedError,
+    OversizedError,
+    RequestHead,
+    RequestReader,
+    ResponseReader,
+)
 
 HOST = b"Host: box\r\n"
 POST = b"POST /r1/QROO/GOB HTTP/1.1\r\n" + HOST
@@ -353,3 +363,20 @@ def test_a_body_of_endless_tiny_chunks_is_refused_before_it_costs_much() -> None
     data = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * (SMALL_CHUNKS_MAX + 1)
 
     assert requests(data)[-1] == "http.malformed"
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [(b"http://x/a?b=1", b"/a?b=1"), (b"HTTP://10.0.0.1:80/", b"/"), (b"http://x", b"/"), (b"/http://x/", b"/http://x/")],
+)
+def test_a_listener_for_systems_takes_an_absolute_target_for_its_path(target: bytes, path: bytes) -> None:
+    [head, *_] = RequestReader(HeadLimits(absolute_targets=True)).feed(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+
+    assert isinstance(head, RequestHead)
+    assert head.target == path
+
+
+@pytest.mark.parametrize("target", [b"http://user@x/", b"https://x/", b"http:///a", b"http://x?b", b"http://x#/", b"x/"])
+def test_other_absolute_targets_are_refused(target: bytes) -> None:
+    with pytest.raises(MalformedError):
+        RequestReader(HeadLimits(absolute_targets=True)).feed(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
