@@ -61,6 +61,19 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
     "kind.log.full": ("el registro de consultas está lleno; libere espacio", "the message log is full; free some space"),
     "kind.log.busy": ("el registro de consultas está ocupado; intente otra vez", "the message log is busy; try again"),
     "kind.log.locked": ("otro proceso usa el registro de consultas", "another process uses the message log"),
+    "kind.log.key_absent": (
+        "las claves del registro esperan al token; conéctelo o desbloquéelo",
+        "the log's keys wait for the token; plug it in or unlock it",
+    ),
+    "kind.log.content_erased": (
+        "el contenido se borró al vencer su plazo; búsquelo en el archivo",
+        "the content was erased when its term ended; look in the archive",
+    ),
+    "kind.record.seal_broken": (
+        "algo del registro no abre con su clave: fue alterado",
+        "something of the log does not open with its key: changed",
+    ),
+    "kind.record.body_seal_broken": ("el cuerpo guardado fue alterado", "the body that was kept was changed"),
     "kind.log.index_unavailable": ("el índice del registro no está disponible; intente otra vez", "the log's index is away; try again"),
     # configuration and evidence
     "kind.configuration.absent": ("no hay configuración global", "there is no global configuration"),

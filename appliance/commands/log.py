@@ -24,6 +24,7 @@ from appliance.commands.verbs import add_verb
 from appliance.errors import RefusedError
 from appliance.messagelog.group_commit import GROUP_RECORDS_MAX
 from appliance.messagelog.index import UNCONFIRMED_STATE
+from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import AuditRecord, ListAudits, ListRecords, ReadRecord, RecordContent, RecordSummary
 from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
 from appliance.seal.container import Contents, write_container
@@ -260,7 +261,9 @@ async def _read_record(state: Path, wanted: ReadRecord) -> _Read:
     finally:
         client.close()
     with os.fdopen(descriptor, "rb") as file:
-        return _Read(content, file.read() if content.body_in_descriptor else content.body)
+        if not content.body_in_descriptor or content.body_key is None:
+            return _Read(content, content.body)
+        return _Read(content, BodyCipher(content.body_key).open(file.read(), 0, size=content.body_bytes))
 
 
 # -- printing

@@ -22,6 +22,10 @@ class OpenFile(Protocol):
 
     def fileno(self) -> int: ...
 
+    def read(self, at: int, count: int, size: int) -> bytes:
+        """Bytes `at` to `at + count` of a body of `size` bytes (blocking). The file itself holds no byte of it in clear."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:

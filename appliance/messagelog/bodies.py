@@ -2,7 +2,8 @@
 
 A file without a name vanishes by itself when its last descriptor is closed: nothing is left of a body whose message was never logged. The
 bytes are synced by a thread of their own before the record is queued: a large body holds no other message up. Naming, syncing the
-directory and writing the record are the writer's (`store`). Nothing is encrypted yet: `open` is where a data key will be given out.
+directory and writing the record are the writer's (`store`). Each gets a key of its own, which the relay seals it with while it comes
+(`stream`) and which the record keeps encrypted: no byte of a body is ever on the disk in clear, not even of one that was given up.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appliance.clock import Clock
 from appliance.errors import RefusedError
@@ -20,6 +21,7 @@ from appliance.messagelog.disk import Disk
 from appliance.messagelog.group_commit import LogBusyError
 from appliance.messagelog.groups import LogFullError
 from appliance.messagelog.store import BODIES
+from appliance.messagelog.stream import KEY_BYTES, sealed_bytes
 
 OPEN_MAX = 1024
 """As many as the relay may have exchanges in flight; each costs one descriptor here."""
@@ -37,6 +39,7 @@ class UnknownBodyError(RefusedError):
 class _Open:
     handle: int
     since_s: float
+    key: bytes = field(repr=False)
 
 
 class Bodies:
@@ -50,8 +53,8 @@ class Bodies:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, bytes_expected: int | None) -> tuple[int, int]:
-        """(number, descriptor for the relay, which whoever sends it closes). Raises LogFullError, LogBusyError."""
+    def open(self, bytes_expected: int | None) -> tuple[int, bytes, int]:
+        """(number, key, descriptor for the relay, which whoever sends it closes). Raises LogFullError, LogBusyError."""
         self.drop_old()
         if len(self._open) >= OPEN_MAX:
             raise LogBusyError(f"{len(self._open)} bodies are open")
@@ -59,22 +62,23 @@ class Bodies:
             raise LogFullError("no room for the body")
         handle = self._disk.open_unnamed(BODIES)
         number = next(self._numbers)
-        self._open[number] = _Open(handle, self._clock.monotonic_s())
-        return number, os.dup(handle)
+        key = os.urandom(KEY_BYTES)
+        self._open[number] = _Open(handle, self._clock.monotonic_s(), key)
+        return number, key, os.dup(handle)
 
-    async def claim(self, number: int, size: int) -> int:
-        """The body's file, complete and with durable bytes; the caller closes it. Raises UnknownBodyError, SyncFailedError."""
+    async def claim(self, number: int, size: int) -> tuple[int, bytes]:
+        """The file of a body of `size` bytes, durable, and its key; the caller closes it. Raises UnknownBodyError, SyncFailedError."""
         found = self._open.pop(number, None)
         if found is None:
             raise UnknownBodyError(f"no open body {number}")
         try:
-            if self._disk.size(found.handle) != size:
-                raise UnknownBodyError(f"the body has {self._disk.size(found.handle)} bytes, the record says {size}")
+            if self._disk.size(found.handle) != sealed_bytes(size):
+                raise UnknownBodyError(f"the body's file has {self._disk.size(found.handle)} bytes, the record says {size} and their tags")
             await asyncio.get_running_loop().run_in_executor(self._executor, self._disk.sync, found.handle)
         except BaseException:
             self._disk.close(found.handle)
             raise
-        return found.handle
+        return found.handle, found.key
 
     def drop(self, number: int) -> None:
         """Gives one up; nothing where it is not open any more."""

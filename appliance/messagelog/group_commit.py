@@ -114,7 +114,7 @@ class GroupCommit:
             drafts.append(draft)
             self._audits -= draft.audit
             self._written.append(done)
-            size += DRAFT_BYTES + (len(draft.content.body or b"") if draft.content is not None else 0)
+            size += DRAFT_BYTES + len(draft.content)
         self._busy = True
         self._groups.put(drafts)
 

@@ -15,10 +15,8 @@ from appliance.messagelog.record import (
     KINDS,
     AuditEntry,
     Entry,
-    MessageContent,
     MessageEntry,
     Position,
-    SignatureContent,
     SignatureEntry,
 )
 
@@ -39,7 +37,9 @@ class Signature:
     """A signature to be stored once for all messages of its batch."""
 
     entry: SignatureEntry
-    content: SignatureContent
+    chain_result: bytes | None
+    content: bytes
+    """`record.SignatureContent`, encrypted."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,8 @@ class Draft:
     entry: Entry
     signature: Signature | None = None
     body: int | None = None
-    content: MessageContent | None = None
+    content: bytes = b""
+    """`record.MessageContent`, encrypted (`sealing`): nothing that was said reaches a segment otherwise."""
     essential: bool = False
     """May use all of the reserve: stamps, outages, unconfirmed records, start and end. Few by their nature."""
     audit: bool = False
@@ -102,12 +103,12 @@ class Plan:
     signatures: dict[SignatureKey, int] = field(default_factory=dict)
     size: int = 0
 
-    def _number(self, entry: Entry, content: MessageContent | SignatureContent | None) -> Written:
+    def _number(self, entry: Entry, content: bytes) -> Written:
         written = Written(KINDS[type(entry)], self.position.sequence + len(self.payloads) + 1, self.at_us, entry)
-        payload, stored = record.encode_entry(entry), b"" if content is None else record.encode_entry(content)
-        self.payloads.append((payload, stored))
+        payload = record.encode_entry(entry)
+        self.payloads.append((payload, content))
         self.group.written.append(written)
-        self.size += len(payload) + len(stored) + RECORD_OVERHEAD_BYTES
+        self.size += len(payload) + len(content) + RECORD_OVERHEAD_BYTES
         return written
 
     def add(self, draft: Draft, known: Mapping[SignatureKey, int], room: Room) -> None:
@@ -125,7 +126,7 @@ class Plan:
         self.group.results.append(written)
 
     def _signature(self, signature: Signature, known: Mapping[SignatureKey, int]) -> int:
-        key = (signature.entry.digest, signature.content.chain_result)
+        key = (signature.entry.digest, signature.chain_result)
         sequence = known.get(key) or self.signatures.get(key)
         if sequence is None:
             sequence = self._number(signature.entry, signature.content).sequence
@@ -156,12 +157,10 @@ def plan(drafts: Sequence[Draft], position: Position, at_us: int, known: Mapping
 
 def _estimate(draft: Draft) -> int:
     """At least what a message takes, its signature included whether or not it is known."""
-    entry, signature, content = draft.entry, draft.signature, draft.content
-    size = 2 * RECORD_OVERHEAD_BYTES + 1024
-    if content is not None:
-        size += len(content.message) + len(content.body or b"") + len(content.chain or b"")
+    entry, signature = draft.entry, draft.signature
+    size = 2 * RECORD_OVERHEAD_BYTES + 1024 + len(draft.content)
     if isinstance(entry, AuditEntry):
         size += len(record.encode_entry(entry))
     if signature is not None:
-        size += len(signature.content.signature) + len(signature.content.chain_result or b"")
+        size += len(signature.content)
     return size

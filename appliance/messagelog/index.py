@@ -2,7 +2,8 @@
 
 It answers look-ups in well under a millisecond; at start it says which records have no stamp yet and which sealed messages came lately. It
 is written in batches, off the hot path and behind the sync; what it missed is read again from the segments, and when it is damaged, of
-another format or does not agree with the log it is built anew. The segments alone are the truth.
+another format or does not agree with the log it is built anew. The segments alone are the truth. Message ids and parties stand in it as
+keyed digests and encrypted (`sealing`), so that it is built, and rebuilt, without any key.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from appliance.messagelog import notice_table
 from appliance.messagelog.groups import Written
@@ -46,11 +45,11 @@ CREATE TABLE IF NOT EXISTS signature (sequence INTEGER PRIMARY KEY, offset INTEG
 CREATE TABLE IF NOT EXISTS checkpoint (sequence INTEGER PRIMARY KEY, size INTEGER, offset INTEGER);
 CREATE TABLE IF NOT EXISTS stamp (sequence INTEGER PRIMARY KEY, offset INTEGER);
 CREATE TABLE IF NOT EXISTS message (
-  sequence INTEGER PRIMARY KEY, offset INTEGER, at_us INTEGER, side INTEGER, direction INTEGER, query_id TEXT, request_id TEXT,
-  client INTEGER, service INTEGER, represented INTEGER, bytes INTEGER, signature INTEGER, ends_us INTEGER,
+  sequence INTEGER PRIMARY KEY, offset INTEGER, at_us INTEGER, side INTEGER, direction INTEGER, query BLOB, names BLOB,
+  key INTEGER, client INTEGER, service INTEGER, represented BLOB, bytes INTEGER, signature INTEGER, ends_us INTEGER,
   replay BLOB, signed_us INTEGER,
   state INTEGER, stamp INTEGER, stamped_at_us INTEGER, until_us INTEGER, begins_us INTEGER);
-CREATE INDEX IF NOT EXISTS message_query ON message (query_id);
+CREATE INDEX IF NOT EXISTS message_query ON message (query);
 CREATE INDEX IF NOT EXISTS message_client ON message (client, at_us);
 CREATE INDEX IF NOT EXISTS message_service ON message (service, at_us);
 CREATE INDEX IF NOT EXISTS message_at ON message (at_us);
@@ -58,10 +57,10 @@ CREATE INDEX IF NOT EXISTS message_represented ON message (represented, at_us) W
 CREATE INDEX IF NOT EXISTS message_open ON message (sequence) WHERE state IN (0, 2);
 """
 
-_INSERT = "INSERT OR REPLACE INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_SUMMARY = """SELECT m.sequence, m.at_us, m.side, m.direction, m.query_id, m.request_id, c.text, s.text,
-m.bytes, m.state, m.stamped_at_us, r.text
-FROM message m JOIN name c ON c.id = m.client JOIN name s ON s.id = m.service LEFT JOIN name r ON r.id = m.represented """
+_INSERT = "INSERT OR REPLACE INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_SUMMARY = """SELECT m.sequence, m.at_us, m.side, m.direction, m.names, m.key, c.text, s.text,
+m.bytes, m.state, m.stamped_at_us
+FROM message m JOIN name c ON c.id = m.client JOIN name s ON s.id = m.service """
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,15 @@ class Place:
     signature_offset: int
     stamp: int | None
     stamp_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A message as the index knows it: `names` are still sealed, under the epoch of `key`."""
+
+    summary: RecordSummary
+    names: bytes
+    key: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +190,23 @@ class Index:
             if row is None:
                 elsewhere.append(change)
             else:
-                row[15:19] = change[:4]
+                row[16:20] = change[:4]
         if elsewhere:
             connection.executemany("UPDATE message SET state = ?, stamp = ?, stamped_at_us = ?, until_us = ? WHERE sequence = ?", elsewhere)
 
     def _row(self, connection: sqlite3.Connection, written: Written, entry: MessageEntry) -> list[Any]:
-        represented = entry.represented_party
         return [
             written.sequence,
             written.offset,
             written.at_us,
             int(entry.side == "provider"),
             int(entry.direction == "response"),
-            entry.query_id,
-            entry.request_id,
+            entry.query_tag,
+            entry.names,
+            entry.key,
             self._name(connection, entry.client),
             self._name(connection, entry.service),
-            None if represented is None else self._name(connection, represented),
+            entry.represented_tag,
             entry.message_bytes + entry.body_bytes,
             entry.signature,
             entry.ends_us,
@@ -249,10 +257,11 @@ class Index:
             "SELECT replay, signed_us FROM message WHERE signed_us > ? AND replay IS NOT NULL", (signed_after_us,)
         )
 
-    def search(self, wanted: ListRecords) -> list[RecordSummary]:
-        """Newest first, at most LIST_MAX."""
-        conditions, values = [], []
-        for column, value in (("m.query_id", wanted.query_id), ("c.text", wanted.client), ("s.text", wanted.service)):
+    def search(self, wanted: ListRecords, query_tag: bytes | None = None) -> list[Row]:
+        """Newest first, at most LIST_MAX. `query_tag` stands for the message id that is wanted."""
+        conditions: list[str] = []
+        values: list[object] = []
+        for column, value in (("m.query", query_tag), ("c.text", wanted.client), ("s.text", wanted.service)):
             if value:
                 conditions.append(f"{column} = ?")
                 values.append(value)
@@ -272,11 +281,11 @@ class Index:
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         order = "ORDER BY m.at_us DESC, m.sequence DESC LIMIT ?"
         rows = self._connection.execute(_SUMMARY + where + order, [*span, min(max(wanted.limit, 1), LIST_MAX)])
-        return [_summary(row) for row in rows]
+        return [_row(row) for row in rows]
 
-    def summary(self, sequence: int) -> RecordSummary | None:
+    def summary(self, sequence: int) -> Row | None:
         row = self._connection.execute(_SUMMARY + "WHERE m.sequence = ?", (sequence,)).fetchone()
-        return None if row is None else _summary(row)
+        return None if row is None else _row(row)
 
     def place(self, sequence: int) -> Place | None:
         """Where message `sequence`, its signature and its stamp lie."""
@@ -308,10 +317,9 @@ class Index:
         return int(self._connection.execute("SELECT count(*) FROM message").fetchone()[0]), row[0] if row else None
 
 
-def _summary(row: tuple[Any, ...]) -> RecordSummary:
-    """The columns of _SUMMARY, in the order of the struct."""
-    named = [*row]
-    named[2] = "provider" if row[2] else "client"
-    named[3] = "response" if row[3] else "request"
-    named[9] = _STATES[row[9]]
-    return msgspec.convert(named, RecordSummary)
+def _row(row: tuple[Any, ...]) -> Row:
+    """The columns of _SUMMARY."""
+    sequence, at_us, side, direction, names, key, client, service, size, state, stamped_at_us = row
+    side, direction = "provider" if side else "client", "response" if direction else "request"
+    summary = RecordSummary(sequence, at_us, side, direction, "", "", client, service, size, _STATES[state], stamped_at_us, None)
+    return Row(summary, names, key)

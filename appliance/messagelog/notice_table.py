@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from appliance.messagelog.record import OURS, THEIRS, NoticeEntry, UnconfirmedEntry
 from appliance.messagelog.wire import NOTICE_CODE, PEER, SYSTEM, NoticeItem, NoticeSummary
@@ -21,7 +22,7 @@ CREATE INDEX IF NOT EXISTS notice_peer ON notice (message) WHERE peer_us IS NULL
 """
 GROUPS_MAX = 1000
 """Client and service together: pairs that one outage can touch."""
-_ITEM = "n.message, n.theirs, m.query_id, m.request_id, m.direction, m.side, c.text, s.text, m.at_us, n.since_us"
+_ITEM = "n.message, n.theirs, m.names, m.key, m.direction, m.side, c.text, s.text, m.at_us, n.since_us"
 _JOINED = (
     "FROM notice n JOIN message m ON m.sequence = n.message JOIN name c ON c.id = m.client "
     f"JOIN name s ON s.id = m.service AND s.text NOT LIKE '%/{NOTICE_CODE}' "
@@ -65,6 +66,15 @@ class NoticeGroup:
         return (self.client, provider) if self.side == "client" else (provider, self.client)
 
 
+@dataclass(frozen=True, slots=True)
+class SealedItem:
+    """One message of a notice; its ids are still encrypted, under the epoch of `key`."""
+
+    item: NoticeItem
+    names: bytes
+    key: int
+
+
 class NoticeTable:
     """Questions, in the index's thread."""
 
@@ -79,7 +89,7 @@ class NoticeTable:
             found += [NoticeGroup(to, _side(row[0]), row[1], row[2]) for row in self._execute(query, (GROUPS_MAX,))]
         return found
 
-    def items(self, group: NoticeGroup, limit: int) -> list[NoticeItem]:
+    def items(self, group: NoticeGroup, limit: int) -> list[SealedItem]:
         """What it has to be told, oldest first."""
         query = (
             f"SELECT {_ITEM} {_JOINED} WHERE {_UNTOLD[group.to]} AND m.side = ? AND c.text = ? AND s.text = ? "  # nosec B608
@@ -91,17 +101,18 @@ class NoticeTable:
         """Messages of which somebody has not been told."""
         return int(self._execute(f"SELECT count(*) {_JOINED} WHERE n.system_us IS NULL OR n.peer_us IS NULL").fetchone()[0])
 
-    def newest(self, limit: int) -> list[NoticeSummary]:
+    def newest(self, limit: int) -> list[tuple[SealedItem, NoticeSummary]]:
         query = f"SELECT {_ITEM}, n.system_us, n.system, n.peer_us, n.peer {_JOINED} ORDER BY n.message DESC LIMIT ?"  # nosec B608
-        return [NoticeSummary(_item(row), row[10], row[11] or "", row[12], row[13] or "") for row in self._execute(query, (limit,))]
+        found = [(_item(row), row) for row in self._execute(query, (limit,))]
+        return [(item, NoticeSummary(item.item, row[10], row[11] or "", row[12], row[13] or "")) for item, row in found]
 
-    def named(self, item: NoticeItem) -> list[tuple[int, str]]:
-        """(sequence, side) of our records of the message that a peer names."""
+    def named(self, item: NoticeItem, query_tag: bytes) -> list[tuple[int, str]]:
+        """(sequence, side) of our records of the message that a peer names; `query_tag` stands for its id."""
         query = (
             "SELECT m.sequence, m.side FROM message m JOIN name c ON c.id = m.client JOIN name s ON s.id = m.service "
-            "WHERE m.query_id = ? AND m.direction = ? AND c.text = ? AND s.text = ?"
+            "WHERE m.query = ? AND m.direction = ? AND c.text = ? AND s.text = ?"
         )
-        found = self._execute(query, (item.query_id, int(item.direction == "response"), item.client, item.service))
+        found = self._execute(query, (query_tag, int(item.direction == "response"), item.client, item.service))
         return [(row[0], _side(row[1])) for row in found]
 
 
@@ -109,13 +120,13 @@ def _side(number: int) -> str:
     return "provider" if number else "client"
 
 
-def _item(row: tuple[object, ...]) -> NoticeItem:
-    message, theirs, query_id, request_id, direction, side, client, service, at_us, since_us = row[:10]
-    return NoticeItem(
+def _item(row: tuple[Any, ...]) -> SealedItem:
+    message, theirs, names, key, direction, side, client, service, at_us, since_us = row[:10]
+    item = NoticeItem(
         message=int(str(message)),
         origin=THEIRS if theirs else OURS,
-        query_id=str(query_id),
-        request_id=str(request_id),
+        query_id="",
+        request_id="",
         direction="response" if direction else "request",
         side=_side(int(str(side))),
         client=str(client),
@@ -123,3 +134,4 @@ def _item(row: tuple[object, ...]) -> NoticeItem:
         at_us=int(str(at_us)),
         since_us=int(str(since_us)),
     )
+    return SealedItem(item, names, key)

@@ -16,12 +16,14 @@ import msgspec
 from appliance.clock import Clock
 from appliance.errors import RefusedError, XacbeError
 from appliance.journal import event
+from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft
 from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
-from appliance.messagelog.notice_table import NoticeGroup
+from appliance.messagelog.notice_table import NoticeGroup, SealedItem
 from appliance.messagelog.record import NoticeEntry
+from appliance.messagelog.sealing import QUERY
 from appliance.messagelog.wire import (
     NOTICE_DELIVERED,
     PEER,
@@ -61,8 +63,8 @@ class _Tries:
 class Notices:
     """The recorder's part. Times of trying are in memory: after a restart everything that is due is tried at once."""
 
-    def __init__(self, commit: GroupCommit, follower: IndexFollower, clock: Clock, log: logging.Logger) -> None:
-        self._commit, self._follower, self._clock, self._log = commit, follower, clock, log
+    def __init__(self, commit: GroupCommit, follower: IndexFollower, keys: DataKeys, clock: Clock, log: logging.Logger) -> None:
+        self._commit, self._follower, self._keys, self._clock, self._log = commit, follower, keys, clock, log
         self._tries: dict[NoticeGroup, _Tries] = {}
         self.due = 0
 
@@ -83,10 +85,18 @@ class Notices:
         for group in ready:
             self._tries[group].next_s = now_s + LEASE_S
 
-        def read(index: Index) -> list[DueNotice]:
-            return [DueNotice(group.to, *group.parties, index.notices().items(group, ITEMS_MAX)) for group in ready]
+        def read(index: Index) -> list[list[SealedItem]]:
+            return [index.notices().items(group, ITEMS_MAX) for group in ready]
 
-        return await self._follower.ask(read) if ready else []
+        found = await self._follower.ask(read) if ready else []
+        return [DueNotice(g.to, *g.parties, [await self._opened(one) for one in items]) for g, items in zip(ready, found, strict=True)]
+
+    async def _opened(self, sealed: SealedItem) -> NoticeItem:
+        """With the message's ids. Raises LogKeyAbsentError."""
+        names = await self._keys.names(sealed.key, sealed.names)
+        if names is None:
+            return sealed.item
+        return msgspec.structs.replace(sealed.item, query_id=names.query_id, request_id=names.request_id)
 
     async def notices_told(self, caller: str, payload: bytes) -> None:
         """Durable when answered, where it is final."""
@@ -112,8 +122,10 @@ class Notices:
         """
         taken = msgspec.msgpack.decode(payload, type=TakeNotices)
 
+        tags = [self._keys.tag(QUERY, item.query_id) for item in taken.items]
+
         def known(index: Index) -> list[int]:
-            return [sequence for item in taken.items for sequence in _ours(index, item, taken)]
+            return [sequence for item, tag in zip(taken.items, tags, strict=True) for sequence in _ours(index, item, tag, taken)]
 
         messages = await self._follower.ask(known)
         if not messages:
@@ -126,7 +138,8 @@ class Notices:
         """Newest first; a notice that waits carries the word of its last failure."""
         limit = max(1, min(msgspec.msgpack.decode(payload, type=ListNotices).limit, LIST_MAX))
         found = await self._follower.ask(lambda index: index.notices().newest(limit))
-        return [self._with_words(one) for one in found]
+        opened = [msgspec.structs.replace(summary, item=await self._opened(sealed)) for sealed, summary in found]
+        return [self._with_words(one) for one in opened]
 
     def _with_words(self, summary: NoticeSummary) -> NoticeSummary:
         item = summary.item
@@ -141,10 +154,10 @@ class Notices:
             return  # counted again when the relay asks
 
 
-def _ours(index: Index, item: NoticeItem, taken: TakeNotices) -> list[int]:
+def _ours(index: Index, item: NoticeItem, tag: bytes, taken: TakeNotices) -> list[int]:
     """Our records of one named message, where sender and receiver are its two parties."""
     found = []
-    for sequence, side in index.notices().named(item):
+    for sequence, side in index.notices().named(item, tag):
         ours, other = NoticeGroup("", side, item.client, item.service).parties
         if (other, ours) == (taken.sender, taken.receiver):
             found.append(sequence)

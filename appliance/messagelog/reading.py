@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from dataclasses import dataclass
 from typing import TypeVar
 
 from appliance.errors import CorruptStateError
 from appliance.messagelog import record
-from appliance.messagelog.index import Index
+from appliance.messagelog.index import Index, Row
 from appliance.messagelog.record import AuditEntry, CheckpointEntry, Entry, MessageEntry, SignatureEntry, StampEntry
+from appliance.messagelog.sealing import Epoch, GroupKey, open_message
 from appliance.messagelog.store import Store, UnknownRecordError
-from appliance.messagelog.wire import AuditRecord, RecordContent, Seal
+from appliance.messagelog.wire import AuditRecord, RecordContent, RecordSummary, Seal
 from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
 
 Kind = TypeVar("Kind", bound=Entry)
@@ -27,36 +29,53 @@ class StampMismatchError(CorruptStateError):
     kind = "record.stamp_mismatch"
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """One message of the log before it is opened. Whoever takes it closes `descriptor`."""
+
+    row: Row
+    message: MessageEntry
+    content: bytes
+    signature: SignatureEntry
+    signature_content: bytes
+    stamp_token: bytes | None
+    ts_chain_result: bytes | None
+    ts_chain: bytes | None
+    descriptor: int | None
+
+    def opened(self, summary: RecordSummary, key: GroupKey, epoch: Epoch) -> RecordContent:
+        """`key`: of the message; `epoch`: of its signature. Raises SealBrokenError."""
+        said = open_message(key, self.content, self.signature.digest)
+        signed = epoch.open_signature(self.signature_content, self.signature.digest)
+        times = (self.signature.ocsp_produced_at_us, self.signature.ocsp_this_update_us)
+        seal = Seal(signed.signature, signed.chain_result, said.chain, *times)
+        stamp = (self.stamp_token, self.ts_chain_result, self.ts_chain)
+        in_file = self.descriptor is not None
+        return RecordContent(
+            summary, said.message, said.body, in_file, seal, *stamp, said.body_key, self.message.body_bytes, self.message.attachment_bytes
+        )
+
+
 class Reader:
     """Used by the index's thread only."""
 
     def __init__(self, store: Store, index: Index) -> None:
         self._store, self._index = store, index
 
-    def content(self, sequence: int) -> tuple[RecordContent, int | None]:
-        """The record, and a descriptor of its body where that lies in a file. Raises UnknownRecordError, CorruptStateError leaves."""
-        place, summary = self._index.place(sequence), self._index.summary(sequence)
-        if place is None or summary is None:
+    def sealed(self, sequence: int) -> Sealed:
+        """The record as it lies there; a body in a file comes as a descriptor. Raises UnknownRecordError, CorruptStateError leaves."""
+        place, row = self._index.place(sequence), self._index.summary(sequence)
+        if place is None or row is None:
             raise UnknownRecordError(f"there is no message {sequence}")
         message, stored = self._entry(sequence, place.offset, MessageEntry)
         signature, stored_signature = self._entry(place.signature, place.signature_offset, SignatureEntry)
-        said, signed = record.decode_message(stored), record.decode_signature(stored_signature)
         token = chain_result = chain = None
         if place.stamp is not None and place.stamp_offset is not None:
             stamp, _ = self._entry(place.stamp, place.stamp_offset, StampEntry)
             token, chain_result = stamp.token, stamp.chain_result
             chain = self._stamp_chain(stamp, signature) if chain_result is not None else None
         descriptor = self._store.open_body(sequence) if message.body_file else None
-        seal = Seal(
-            signed.signature,
-            signed.chain_result,
-            said.chain,
-            signature.ocsp_produced_at_us,
-            signature.ocsp_this_update_us,
-        )
-        content = RecordContent(summary, said.message, said.body, descriptor is not None, seal, token, chain_result, chain)
-        content.attachment_bytes = message.attachment_bytes
-        return content, descriptor
+        return Sealed(row, message, stored, signature, stored_signature, token, chain_result, chain, descriptor)
 
     def audits(self, limit: int) -> list[AuditRecord]:
         """The newest audit records, newest first, out of the last AUDIT_SEGMENTS_MAX segments: they are few and not indexed."""
@@ -75,18 +94,16 @@ class Reader:
                 break
         return found
 
-    def signature(self, sequence: int) -> bytes:
-        """A signature document, or a checkpoint, by its own sequence. Raises UnknownRecordError."""
+    def signature(self, sequence: int) -> tuple[SignatureEntry | CheckpointEntry, bytes]:
+        """A signature or a checkpoint by its own sequence; of a signature the sealed content. Raises UnknownRecordError."""
         offset = self._index.signature_offset(sequence)
         if offset is None:
             raise UnknownRecordError(f"there is no signature {sequence}")
         found = self._store.read(sequence, offset)
         entry = record.decode_entry(found.kind, found.payload)
-        if isinstance(entry, CheckpointEntry):
-            return entry.note
-        if not isinstance(entry, SignatureEntry) or found.is_content_cut:
+        if not isinstance(entry, SignatureEntry | CheckpointEntry) or found.is_content_cut:
             raise UnknownRecordError(f"record {sequence} is no signature, or not kept any more")
-        return record.decode_signature(found.content).signature
+        return entry, found.content
 
     def _stamp_chain(self, stamp: StampEntry, signature: SignatureEntry) -> bytes:
         """Made again from the leaves in their order: the same leaves give the same chains (sheet 4.5)."""

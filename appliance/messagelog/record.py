@@ -79,6 +79,8 @@ class SignatureEntry(msgspec.Struct, array_like=True):
     """SHA-512 of the signature document: the leaf of batch time stamps (sheet 4.8)."""
     ocsp_produced_at_us: int
     ocsp_this_update_us: int
+    epoch: int
+    """Whose key the content is encrypted under."""
 
 
 class MessageEntry(msgspec.Struct, array_like=True):
@@ -88,15 +90,19 @@ class MessageEntry(msgspec.Struct, array_like=True):
     direction: str
     received: bool
     stamp_first: bool
-    query_id: str
-    request_id: str
+    query_tag: bytes
+    """Keyed digest of the message id: found by it, never read from it (`messagelog.sealing`)."""
+    represented_tag: bytes | None
+    names: bytes
+    """`sealing.Names`, encrypted under the names key of `key`'s epoch."""
     client: str
     service: str
-    represented_party: str | None
     signature: int
+    key: int
+    """Number of the group key that the content is encrypted under."""
     message_bytes: int
     body_file: bool
-    """The body lies in `bodies/<sequence>.body`."""
+    """The body lies, encrypted, in `bodies/<sequence>.body`."""
     body_bytes: int
     body_digest: bytes | None
     ocsp_produced_at_us: int
@@ -120,11 +126,12 @@ class SignatureContent(msgspec.Struct, array_like=True):
 
 
 class MessageContent(msgspec.Struct, array_like=True):
-    """What was sealed, verbatim; the body only where it does not lie in a file."""
+    """What was sealed, verbatim; of a body that lies in a file the key that opens it (`messagelog.stream`)."""
 
     message: bytes
     body: bytes | None
     chain: bytes | None
+    body_key: bytes | None = None
 
 
 class StampEntry(msgspec.Struct, array_like=True):

@@ -22,17 +22,19 @@ from appliance.journal import event
 from appliance.messagelog import audit, growth
 from appliance.messagelog.bodies import Bodies
 from appliance.messagelog.checkpoints import Checkpoints, Signer
+from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Signature, Written
 from appliance.messagelog.growth import Growth
-from appliance.messagelog.index import Index
+from appliance.messagelog.index import Index, Row
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.log_tree import LogTree
 from appliance.messagelog.notices import Notices
 from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
 from appliance.messagelog.record import SALT_BYTES, AuditEntry, CheckpointEntry, CloseEntry, MessageContent, MessageEntry
 from appliance.messagelog.replay import ReplayGuard
+from appliance.messagelog.sealing import PARTY, QUERY, Epoch, GroupKey, Names
 from appliance.messagelog.signatures import RecentSignatures
 from appliance.messagelog.stamper import Stamper, TrustAgent
 from appliance.messagelog.stamping import StampQueue, Waiting, WriteUnconfirmed
@@ -54,6 +56,7 @@ from appliance.messagelog.wire import (
     LogStatus,
     OpenBody,
     ReadRecord,
+    RecordContent,
     RecordSummary,
     Seal,
 )
@@ -65,6 +68,8 @@ INDEX_FILE, TILES = "index.sqlite", "tiles"
 NO_DEADLINE_US = 1 << 62
 BODIES_LOOK_S = 1.0
 """How often bodies that nobody claimed are looked for: a thousand comparisons."""
+
+SUBSYSTEM_PARTS = 4
 
 _append = msgspec.msgpack.Decoder(Append)
 
@@ -116,6 +121,7 @@ class Recorder:
         self._guard = ReplayGuard()
         self._recall_replays(index)
         self._signatures = RecentSignatures()
+        self.keys = DataKeys(root, signer, clock, self._bodies_thread, log)
         self._bodies = Bodies(self._disk, clock, self.store.room, self._bodies_thread)
         self._commit = GroupCommit(self.store, settings.waiting_max, self._group_written, stop)
         self._records, newest_stamp = index.counts()
@@ -133,7 +139,7 @@ class Recorder:
             on_rolled_back=self._rolled_back,
         )
         self._on_rolled_back = on_rolled_back
-        self.notices = Notices(self._commit, self._follower, clock, log)
+        self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.growth = Growth()
         self.stamper.last_stamp_us = newest_stamp
         self.appended = self.refused = 0
@@ -181,6 +187,7 @@ class Recorder:
             group.create_task(self.checkpoints.run())
             group.create_task(self._watch_growth())
             group.create_task(self.notices.count())
+            group.create_task(self.keys.run())
 
     async def _drop_old_bodies(self) -> None:
         while True:
@@ -225,8 +232,8 @@ class Recorder:
 
     async def open_body(self, caller: str, payload: bytes) -> Reply:
         request = msgspec.msgpack.decode(payload, type=OpenBody)
-        number, descriptor = self._bodies.open(request.bytes_expected)
-        return Reply(BodyFile(number), descriptor)
+        number, key, descriptor = self._bodies.open(request.bytes_expected)
+        return Reply(BodyFile(number, key), descriptor)
 
     async def drop_body(self, caller: str, payload: bytes) -> None:
         """The relay gave a body up; again, or after its append, changes nothing."""
@@ -236,7 +243,7 @@ class Recorder:
         """Durable, guarded against replay, and stamped where asked. The body file of a record that was not written is given up.
 
         Raises MessageReplayedError, ReplayGuardFullError, LogFullError, LogBusyError, StampsOverdueError, UnknownBodyError,
-        NotStampedError, TrustAgentAwayError.
+        NotStampedError, TrustAgentAwayError, LogKeyAbsentError.
         """
         request = _append.decode(payload)
         try:
@@ -254,10 +261,11 @@ class Recorder:
         if request.attachment_bytes and (sum(request.attachment_bytes) != request.body_bytes or min(request.attachment_bytes) < 0):
             raise AppendMalformedError("attachments that are not the body")
         self.stamper.stamps.check_room()
-        signature = self._signatures.entry(request.seal)
+        epoch, group_key = await self.keys.sealing_with(group_of(request.side, request.client, request.service))
+        signature = self._signatures.entry(request.seal, epoch)
         key = self._claim(request)
         try:
-            return await self._submit(request, signature, key)
+            return await self._submit(request, signature, key, epoch, group_key)
         except CorruptStateError as error:  # a body's sync failed: nothing is known any more (T35)
             self._stop(error)
             raise
@@ -274,12 +282,15 @@ class Recorder:
         self._guard.claim(request.replay_key, request.signed_at_us, self._clock.now_us())
         return request.replay_key
 
-    async def _submit(self, request: Append, signature: Signature, key: bytes | None) -> asyncio.Future[Appended]:
+    async def _submit(
+        self, request: Append, signature: Signature, key: bytes | None, epoch: Epoch, group_key: GroupKey
+    ) -> asyncio.Future[Appended]:
         """Hands the record to the writer; the future is the answer. Nothing of it is durable when this raises."""
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        body = None if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
-        entry = _entry_of(request, key)
-        content = MessageContent(request.message, request.body, request.seal.chain)
+        body, body_key = (None, None) if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
+        entry = self._entry_of(request, key, epoch, group_key)
+        said = MessageContent(request.message, request.body, request.seal.chain, body_key)
+        content = epoch.seal_message(group_key, said, signature.entry.digest)
 
         def done(result: Written | XacbeError) -> None:
             if body is not None:
@@ -312,6 +323,33 @@ class Recorder:
             raise
         return answer
 
+    def _entry_of(self, request: Append, replay_key: bytes | None, epoch: Epoch, key: GroupKey) -> MessageEntry:
+        """The record, with nothing in clear that may name a person."""
+        represented = request.represented_party
+        return MessageEntry(
+            side=request.side,
+            direction=request.direction,
+            received=request.received,
+            stamp_first=request.stamp_first,
+            query_tag=self.keys.tag(QUERY, request.query_id),
+            represented_tag=None if represented is None else self.keys.tag(PARTY, represented),
+            names=epoch.seal_names(Names(request.query_id, request.request_id, represented)),
+            client=request.client,
+            service=request.service,
+            signature=0,
+            key=key.number,
+            message_bytes=len(request.message),
+            body_file=request.body_file is not None,
+            body_bytes=request.body_bytes,
+            body_digest=request.body_digest,
+            ocsp_produced_at_us=request.seal.ocsp_produced_at_us,
+            ends_us=ends_us(request.seal),
+            replay_key=replay_key,
+            signed_at_us=request.signed_at_us,
+            attachment_bytes=request.attachment_bytes,
+            begins_us=max(request.seal.ocsp_produced_at_us, request.seal.ocsp_this_update_us) - EVIDENCE_GAP_MAX_US,
+        )
+
     def _not_written(self, error: XacbeError, request: Append, answer: asyncio.Future[Appended]) -> None:
         self.refused += 1
         if request.received and request.replay_key is not None:
@@ -331,7 +369,18 @@ class Recorder:
 
     async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
         wanted = msgspec.msgpack.decode(payload, type=ListRecords)
-        return await self._follower.ask(lambda index: index.search(wanted))
+        tag = self.keys.tag(QUERY, wanted.query_id) if wanted.query_id else None
+        rows = await self._follower.ask(lambda index: index.search(wanted, tag))
+        return [await self._named(row) for row in rows]
+
+    async def _named(self, row: Row) -> RecordSummary:
+        """With its names, where they can be had. Raises LogKeyAbsentError."""
+        names = await self.keys.names(row.key, row.names)
+        if names is None:
+            return row.summary
+        summary = msgspec.structs.replace(row.summary, query_id=names.query_id, request_id=names.request_id)
+        summary.represented_party = names.represented_party
+        return summary
 
     async def read_record(self, caller: str, payload: bytes) -> Reply:
         """One record whole; who read it and why is durable before anything is read (IV.2.III.B, T31)."""
@@ -339,11 +388,21 @@ class Recorder:
         facts = {"record": str(wanted.sequence), "reason": audit.cut(wanted.reason)}
         await self._commit.append(Draft(AuditEntry(audit.READ, caller, facts), audit=True))
         try:
-            content, descriptor = await self._follower.ask(lambda _: self._reader.content(wanted.sequence))
+            content, descriptor = await self._content(wanted.sequence)
         except CorruptStateError as error:  # the next start checks the whole log and names the first bad record
             self._stop(error)
             raise
         return Reply(content, descriptor_for(descriptor))
+
+    async def _content(self, sequence: int) -> tuple[RecordContent, int | None]:
+        sealed = await self._follower.ask(lambda _: self._reader.sealed(sequence))
+        try:
+            key, epoch = await self.keys.group_key(sealed.message.key), await self.keys.epoch(sealed.signature.epoch)
+            return sealed.opened(await self._named(sealed.row), key, epoch), sealed.descriptor
+        except BaseException:
+            if sealed.descriptor is not None:
+                self._disk.close(sealed.descriptor)
+            raise
 
     async def log_status(self, caller: str, payload: bytes) -> LogStatus:
         return self.status()
@@ -374,32 +433,17 @@ class Recorder:
 
     async def _signature_document(self, sequence: int, digest: bytes) -> bytes:
         found = self._signatures.document(digest)
-        return found if found is not None else await self._follower.ask(lambda _: self._reader.signature(sequence))
+        if found is not None:
+            return found
+        entry, content = await self._follower.ask(lambda _: self._reader.signature(sequence))
+        if isinstance(entry, CheckpointEntry):
+            return entry.note
+        return (await self.keys.epoch(entry.epoch)).open_signature(content, entry.digest).signature
 
 
-def _entry_of(request: Append, key: bytes | None) -> MessageEntry:
-    return MessageEntry(
-        side=request.side,
-        direction=request.direction,
-        received=request.received,
-        stamp_first=request.stamp_first,
-        query_id=request.query_id,
-        request_id=request.request_id,
-        client=request.client,
-        service=request.service,
-        represented_party=request.represented_party,
-        signature=0,
-        message_bytes=len(request.message),
-        body_file=request.body_file is not None,
-        body_bytes=request.body_bytes,
-        body_digest=request.body_digest,
-        ocsp_produced_at_us=request.seal.ocsp_produced_at_us,
-        ends_us=ends_us(request.seal),
-        replay_key=key,
-        signed_at_us=request.signed_at_us,
-        attachment_bytes=request.attachment_bytes,
-        begins_us=max(request.seal.ocsp_produced_at_us, request.seal.ocsp_this_update_us) - EVIDENCE_GAP_MAX_US,
-    )
+def group_of(side: str, client: str, service: str) -> str:
+    """Our subsystem in this exchange: whose content it is, who archives it, whose terms hold (sheet 7.1)."""
+    return client if side == CLIENT else "/".join(service.split("/")[:SUBSYSTEM_PARTS])
 
 
 def ends_us(seal: Seal) -> int:

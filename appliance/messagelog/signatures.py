@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from appliance.messagelog.groups import Signature
 from appliance.messagelog.record import SignatureContent, SignatureEntry
+from appliance.messagelog.sealing import Epoch
 from appliance.messagelog.wire import Seal
 
 KEPT_MAX = 256
@@ -21,24 +22,24 @@ class RecentSignatures:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[bytes, bytes | None], Signature] = OrderedDict()
-        self._by_digest: dict[bytes, Signature] = {}
+        self._documents: dict[bytes, bytes] = {}
 
-    def entry(self, seal: Seal) -> Signature:
-        """The seal's signature as a record, with its digest."""
+    def entry(self, seal: Seal, epoch: Epoch) -> Signature:
+        """The seal's signature as a record, with its digest; `epoch` seals it where it is new."""
         key = (seal.signature, seal.chain_result)
         found = self._entries.get(key)
         if found is not None:
             return found
         digest = hashlib.sha512(seal.signature).digest()
         content = SignatureContent(seal.signature, seal.chain_result)
-        entry = Signature(SignatureEntry(digest, seal.ocsp_produced_at_us, seal.ocsp_this_update_us), content)
-        self._entries[key] = self._by_digest[digest] = entry
+        made = SignatureEntry(digest, seal.ocsp_produced_at_us, seal.ocsp_this_update_us, epoch.number)
+        entry = self._entries[key] = Signature(made, seal.chain_result, epoch.seal_signature(content, digest))
+        self._documents[digest] = seal.signature
         if len(self._entries) > KEPT_MAX:
             _, oldest = self._entries.popitem(last=False)
-            self._by_digest.pop(oldest.entry.digest, None)
+            self._documents.pop(oldest.entry.digest, None)
         return entry
 
     def document(self, digest: bytes) -> bytes | None:
         """The signature document with this digest, if it came lately."""
-        found = self._by_digest.get(digest)
-        return None if found is None else found.content.signature
+        return self._documents.get(digest)

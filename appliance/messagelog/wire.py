@@ -31,7 +31,10 @@ class OpenBody(msgspec.Struct, array_like=True):
 
 
 class BodyFile(msgspec.Struct, array_like=True):
+    """`key` seals this body alone (`messagelog.stream`); the file holds sealed chunks, never the body."""
+
     body: int
+    key: bytes
 
 
 class DropBody(msgspec.Struct, array_like=True):
@@ -219,7 +222,7 @@ class ReadRecord(msgspec.Struct, array_like=True):
 
 
 class RecordContent(msgspec.Struct, array_like=True):
-    """Everything a container needs. A body beyond one frame comes as the answer's descriptor (`body_in_descriptor`)."""
+    """Everything a container needs. A body beyond one frame comes as the answer's descriptor (`body_in_descriptor`), sealed."""
 
     summary: RecordSummary
     message: bytes
@@ -230,6 +233,9 @@ class RecordContent(msgspec.Struct, array_like=True):
     """RFC 3161 token, DER; single form: over the SignatureValue bytes (`ts_chain_result` is None)."""
     ts_chain_result: bytes | None
     ts_chain: bytes | None
+    body_key: bytes | None = None
+    """Opens the body in the descriptor (`messagelog.stream`)."""
+    body_bytes: int = 0
     attachment_bytes: list[int] = []
     """How the body is cut into SOAP attachments; empty: it is one part."""
 

@@ -121,7 +121,9 @@ ROWS: dict[str, Row] = {
     "log.busy": _UNLOGGED,
     "log.checkpoint_malformed": _UNLOGGED,
     "log.full": _UNLOGGED,
+    "log.content_erased": _UNLOGGED,
     "log.index_unavailable": _UNLOGGED,
+    "log.key_absent": _UNLOGGED,
     "log.locked": _UNLOGGED,
     "log.not_stamped": _UNSTAMPED,
     "log.replay_guard_full": _UNLOGGED,
@@ -132,6 +134,8 @@ ROWS: dict[str, Row] = {
     "disk.sync_failed": _UNLOGGED,
     "disk.write_failed": _UNLOGGED,
     "record.broken_link": _UNLOGGED,
+    "record.seal_broken": _UNLOGGED,
+    "record.body_seal_broken": _UNLOGGED,
     # the token
     "token.absent": Row("hsm_non_operational", _NOT_SIGNING),
     "token.busy": _UNSEALED,

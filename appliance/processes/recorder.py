@@ -155,6 +155,8 @@ def _describe(recorder: Recorder, grace: Grace, server: LocalServer) -> tuple[li
     status, stamper = recorder.status(), recorder.stamper
     is_agent_away = grace.agent_away or stamper.stamps.failing == AWAY
     waits_for = [*(["trust_agent"] if is_agent_away else []), *(["disk"] if status.state == "full" else [])]
+    if not recorder.keys.ready:
+        waits_for.append("token")
     if stamper.stamps.outage_since_us is not None:
         waits_for.append("tsa")
     counters = {

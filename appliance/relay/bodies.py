@@ -1,8 +1,9 @@
 """Bodies on their way through the relay: small ones in memory, large ones in an unnamed file of the message log.
 
 A body is received completely before it is sent on (store and forward), so a slow sender holds nobody else and nothing unverified is ever
-passed on. Memory stays bounded: at most `inline_bytes_max`, or one chunk being written or read. Disk and hash work on large bodies is
-done in worker threads, which release the interpreter.
+passed on. Memory stays bounded: at most `inline_bytes_max`, or one chunk being written or read. Disk, hash and cipher work on large bodies
+is done in worker threads, which release the interpreter. What lies in the file is encrypted under a key that dies with the exchange here
+and lives in the log's record only (`messagelog.stream`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Awaitable, Callable
 
 from appliance.errors import PeerProtocolError, UnavailableError
 from appliance.exchange.ports import Body
+from appliance.messagelog import stream
+from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import BodyFile, DropBody, OpenBody
 from appliance.net.local_sockets import LocalClient
 
@@ -36,13 +39,20 @@ class BodyContent:
     `on_closed` is called then, in whatever thread let it go.
     """
 
-    __slots__ = ("_descriptor", "_on_closed")
+    __slots__ = ("_descriptor", "_on_closed", "cipher")
 
-    def __init__(self, descriptor: int, on_closed: Callable[[], None]) -> None:
-        self._descriptor, self._on_closed = descriptor, on_closed
+    def __init__(self, descriptor: int, key: bytes, on_closed: Callable[[], None]) -> None:
+        self._descriptor, self._on_closed, self.cipher = descriptor, on_closed, BodyCipher(key)
 
     def fileno(self) -> int:
         return self._descriptor
+
+    def read(self, at: int, count: int, size: int) -> bytes:
+        """Bytes `at` to `at + count` of a body of `size` bytes. Raises BodySealBrokenError where the file is not what was written."""
+        first, end = at // stream.CHUNK_BYTES, stream.chunks_of(at + count)
+        sealed = os.pread(self._descriptor, (end - first) * stream.SEALED_CHUNK_BYTES, first * stream.SEALED_CHUNK_BYTES)
+        skipped = at - first * stream.CHUNK_BYTES
+        return self.cipher.open(sealed, first, size=size)[skipped : skipped + count]
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -68,8 +78,8 @@ class BodySink:
             raise BodyOversizedError(f"a body of more than {self._max} bytes")
         if self._content is None and self._pending_bytes > self._inline_max:
             file, descriptor = await self._recorder.call_for_descriptor("open_body", OpenBody(None), BodyFile)
-            self._file, self._content = file.body, BodyContent(descriptor, self._given_up(file.body))
-        if self._content is not None and self._pending_bytes >= CHUNK_BYTES:
+            self._file, self._content = file.body, BodyContent(descriptor, file.key, self._given_up(file.body))
+        if self._content is not None and self._pending_bytes > CHUNK_BYTES:
             await self._keep()
 
     async def end(self, digest: bytes | None = None) -> Body:
@@ -77,8 +87,7 @@ class BodySink:
         if self._content is None:
             data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
             return Body(len(data), digest or hashlib.sha512(data).digest(), inline=data)
-        if self._pending:
-            await self._keep()
+        await self._keep(last=True)
         found = digest or (self._digest.digest() if self._digest is not None else None)
         if found is None:
             raise RuntimeError("a body without its digest")
@@ -94,21 +103,24 @@ class BodySink:
 
         return tell
 
-    async def _keep(self) -> None:
+    async def _keep(self, *, last: bool = False) -> None:
+        """Whole chunks; what ends the body, or may turn out to, waits for `last`."""
         data = b"".join(self._pending)
-        self._pending, self._pending_bytes = [], 0
+        whole = len(data) if last else (len(data) - 1) // stream.CHUNK_BYTES * stream.CHUNK_BYTES
+        self._pending, self._pending_bytes = [data[whole:]], len(data) - whole
+        data = data[:whole]
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._write, data)
+            await asyncio.get_running_loop().run_in_executor(None, self._write, data, last)
         except OSError as error:
             raise UnavailableError(f"the body could not be kept: {error.strerror}", kind="log.full") from None
         self._kept_bytes += len(data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, last: bool) -> None:
         if self._content is None:
             raise RuntimeError("a body's file is not open")
         if self._digest is not None:
             self._digest.update(data)
-        view = memoryview(data)
+        view = memoryview(self._content.cipher.seal(data, self._kept_bytes // stream.CHUNK_BYTES, last=last))
         while view:
             view = view[os.write(self._content.fileno(), view) :]
 
@@ -161,7 +173,7 @@ class BodyStore:
             raise RuntimeError("a body in a file without its file")
         loop = asyncio.get_running_loop()
         while at < end and not stop():
-            chunk = await loop.run_in_executor(None, os.pread, body.content.fileno(), min(CHUNK_BYTES, end - at), at)
+            chunk = await loop.run_in_executor(None, body.content.read, at, min(CHUNK_BYTES, end - at), body.size)
             if not chunk:
                 raise RuntimeError("a body's file is shorter than the body")
             at += len(chunk)

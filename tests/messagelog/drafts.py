@@ -8,8 +8,12 @@ from collections.abc import Callable
 
 from appliance.messagelog.groups import Draft, Signature
 from appliance.messagelog.record import AuditEntry, MessageContent, MessageEntry, SignatureContent, SignatureEntry
+from appliance.messagelog.sealing import GROUPS_MAX, Epoch, Names, tag
 
 HOUR_US = 3_600_000_000
+EPOCH = Epoch(1, os.urandom(64))
+GROUP = EPOCH.unwrapped(GROUPS_MAX, EPOCH.wrapped(GROUPS_MAX, "QROO-TEST/GOB/2/provider", os.urandom(32)))
+TAGS = os.urandom(32)
 NOW_US = 1_750_000_000_000_000
 
 
@@ -32,9 +36,10 @@ class StillClock:
 
 def signature(name: str, size: int = 900) -> Signature:
     document = (f"<signature of {name}>" * size)[:size].encode()
-    return Signature(
-        SignatureEntry(hashlib.sha512(document).digest(), NOW_US, NOW_US), SignatureContent(document, f"<result {name}/>".encode())
-    )
+    result = f"<result {name}/>".encode()
+    digest = hashlib.sha512(document).digest()
+    entry = SignatureEntry(digest, NOW_US, NOW_US, EPOCH.number)
+    return Signature(entry, result, EPOCH.seal_signature(SignatureContent(document, result), digest))
 
 
 def message(query_id: str, batch: Signature | None = None, *, body: int | None = None, size: int = 300, received: bool = True) -> Draft:
@@ -44,12 +49,13 @@ def message(query_id: str, batch: Signature | None = None, *, body: int | None =
         direction="request",
         received=received,
         stamp_first=received,
-        query_id=query_id,
-        request_id="r" + query_id,
+        query_tag=tag(TAGS, b"query", query_id),
+        represented_tag=None,
+        names=EPOCH.seal_names(Names(query_id, "r" + query_id, None)),
         client="QROO-TEST/GOB/1/client",
         service="QROO-TEST/GOB/2/provider/list",
-        represented_party=None,
         signature=0,
+        key=GROUP.number,
         message_bytes=len(text),
         body_file=body is not None,
         body_bytes=0,
@@ -58,7 +64,8 @@ def message(query_id: str, batch: Signature | None = None, *, body: int | None =
         ends_us=NOW_US + 8 * HOUR_US,
         replay_key=hashlib.sha512(text).digest() if received else None,
     )
-    return Draft(entry, batch or signature(query_id), body, MessageContent(text, None, b"<chain/>"))
+    signed = batch or signature(query_id)
+    return Draft(entry, signed, body, EPOCH.seal_message(GROUP, MessageContent(text, None, b"<chain/>"), signed.entry.digest))
 
 
 def audit(event: str) -> Draft:

@@ -16,7 +16,8 @@ import msgspec
 from appliance.errors import UnavailableError
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import WriteUnconfirmed
-from appliance.messagelog.wire import Append, Appended, ListRecords, ReadRecord, RecordContent, RecordSummary, Seal
+from appliance.messagelog.stream import BodyCipher
+from appliance.messagelog.wire import Append, Appended, BodyFile, ListRecords, ReadRecord, RecordContent, RecordSummary, Seal
 from appliance.net.local_sockets import NeighbourAwayError, Reply
 from appliance.settings import RecorderSettings
 from appliance.trust.timestamps import build_request, check_imprint, token_of_response
@@ -27,6 +28,7 @@ from tests.messagelog.log_key import LogKey
 from tests.seal.workshop import NOON_US, Workshop, parts_of
 
 SETTINGS = RecorderSettings(segment_bytes_max=1 << 20, reserve_bytes=1 << 20)
+SUBSYSTEMS = ("QROO-TEST/GOV/1001/solomon", "QROO-TEST/GOV/2002/geoportal")
 HEAD = (
     "POST\r\n/r1/QROO-TEST/GOV/2002/geoportal/incidents\r\nContent-Type:application/json\r\n"
     "X-Road-Client:QROO-TEST/GOV/1001/solomon\r\nx-road-request-id:11111111-2222-3333-4444-555555555555\r\nx-road-id:{id}\r\n"
@@ -90,6 +92,8 @@ class LogBox:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(recorder.run())
             try:
+                for subsystem in () if self.signer.token.away else SUBSYSTEMS:  # their keys are there, as after the first message of a day
+                    await recorder.keys.sealing_with(subsystem)
                 yield recorder
             finally:
                 task.cancel()
@@ -138,12 +142,19 @@ async def listed(recorder: Recorder, wanted: ListRecords | None = None) -> list[
 
 
 async def read(recorder: Recorder, sequence: int, reason: str = "a court asks") -> tuple[RecordContent, bytes]:
-    """The content, and what its descriptor holds."""
+    """The content, and the body that its descriptor holds."""
     reply = await recorder.read_record("console", msgspec.msgpack.encode(ReadRecord(sequence, reason)))
     assert isinstance(reply, Reply)
     assert isinstance(reply.value, RecordContent)
+    content = reply.value
     with os.fdopen(reply.descriptor, "rb") as file:
-        return reply.value, file.read()
+        lies = file.read()
+    return content, lies if content.body_key is None else BodyCipher(content.body_key).open(lies, 0, size=content.body_bytes)
+
+
+def written(file: BodyFile, body: bytes) -> bytes:
+    """What the relay writes into the body's file."""
+    return BodyCipher(file.key).seal(body, 0, last=True)
 
 
 async def until_stamped(recorder: Recorder) -> None:

@@ -17,6 +17,7 @@ from appliance.hsm import service
 from appliance.hsm.token import MechanismMissingError
 from appliance.hsm.wire import CheckpointReply, CheckpointRequest
 from appliance.messagelog.checkpoint import key_of, note_of
+from tests.fakes.wrapping_token import WrappingToken
 from tests.messagelog.drafts import StillClock
 
 SERVER = "QROO-TEST/GOV/1001/SS1"
@@ -38,6 +39,8 @@ class LogKey:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.certificate = certificate_of(self.key)
         self.counter: int | None = None
+        self.token = WrappingToken()
+        """Wraps data keys; away by itself."""
         self.away = False
         self.signed: list[CheckpointRequest] = []
 
@@ -46,6 +49,8 @@ class LogKey:
         return key_of(self.certificate)
 
     async def call(self, operation: str, request: Any = None, answer: Any = None, timeout_s: float = 1.0) -> Any:
+        if operation in ("wrap", "unwrap"):
+            return await self.token.call(operation, request, answer, timeout_s)
         if self.away:
             raise UnavailableError("no token", kind="token.absent")
         match operation:

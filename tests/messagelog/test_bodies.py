@@ -15,7 +15,7 @@ from appliance.messagelog.bodies import OPEN_MAX, UNCLAIMED_S_MAX, UnknownBodyEr
 from appliance.messagelog.recorder import AppendMalformedError, Recorder
 from appliance.messagelog.replay import MessageReplayedError, ReplayGuard, ReplayGuardFullError
 from appliance.messagelog.wire import Append, BodyFile, DropBody, OpenBody
-from tests.messagelog.log_box import LogBox, append
+from tests.messagelog.log_box import LogBox, append, read, written
 
 BODY = b"x" * 100_000
 
@@ -27,9 +27,9 @@ def box(tmp_path: Path) -> LogBox:
 
 async def uploaded(recorder: Recorder) -> int:
     reply = await recorder.open_body("relay", msgspec.msgpack.encode(OpenBody(None)))
-    with os.fdopen(reply.descriptor, "wb") as file:
-        file.write(BODY)
     assert isinstance(reply.value, BodyFile)
+    with os.fdopen(reply.descriptor, "wb") as file:
+        file.write(written(reply.value, BODY))
     return reply.value.body
 
 
@@ -68,7 +68,7 @@ def test_giving_up_a_body_twice_or_after_its_append_or_one_that_never_was_change
             appended = await append(recorder, with_body(box, kept))
             await dropped(recorder, kept)
             await dropped(recorder, 9999)
-            assert (box.root / "bodies" / f"{appended.sequence:020d}.body").read_bytes() == BODY
+            assert (await read(recorder, appended.sequence))[1] == BODY
             await append(recorder, with_body(box, other))
 
     asyncio.run(play())

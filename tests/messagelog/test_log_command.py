@@ -20,9 +20,10 @@ from appliance.messagelog.group_commit import GROUP_RECORDS_MAX
 from appliance.messagelog.groups import Written
 from appliance.messagelog.index import Index
 from appliance.messagelog.record import MESSAGE, MessageEntry, Position
+from appliance.messagelog.sealing import tag
 from appliance.messagelog.wire import ListRecords, RecordSummary
 from appliance.net.local_sockets import Handler, LocalServer
-from tests.messagelog.drafts import NOW_US, message
+from tests.messagelog.drafts import EPOCH, NOW_US, TAGS, message
 from tests.supervision.box import bind_channels, make_box
 
 MOMENTS_US = (
@@ -76,7 +77,9 @@ def _listed(tmp_path: Path, index: Index, capsys: pytest.CaptureFixture[str], *w
     state = make_box(tmp_path / "box")
 
     async def answer(caller: str, payload: bytes) -> list[RecordSummary]:
-        return index.search(msgspec.msgpack.decode(payload, type=ListRecords))
+        wanted = msgspec.msgpack.decode(payload, type=ListRecords)
+        rows = index.search(wanted, tag(TAGS, b"query", wanted.query_id) if wanted.query_id else None)
+        return [msgspec.structs.replace(row.summary, query_id=EPOCH.open_names(row.names).query_id) for row in rows]
 
     async def none(caller: str, payload: bytes) -> None:
         raise UnavailableError("not here")

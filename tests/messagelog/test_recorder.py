@@ -24,8 +24,8 @@ from appliance.messagelog.stamping import NotStampedError, TrustAgentAwayError
 from appliance.messagelog.store import UnknownRecordError
 from appliance.messagelog.wire import Append, Audit, BodyFile, ListRecords, OpenBody
 from appliance.seal.verify import verify_container
-from tests.messagelog.drafts import HOUR_US
-from tests.messagelog.log_box import LogBox, append, append_all, listed, read, until_stamped
+from tests.messagelog.drafts import EPOCH, HOUR_US
+from tests.messagelog.log_box import LogBox, append, append_all, listed, read, until_stamped, written
 from tests.seal.workshop import NOON_US, known
 
 GRACE_US = 4 * HOUR_US
@@ -345,7 +345,7 @@ def test_a_large_body_is_written_by_the_relay_and_read_back_whole(box: LogBox) -
         reply = await recorder.open_body("relay", msgspec.msgpack.encode(OpenBody(len(body))))
         assert isinstance(reply.value, BodyFile)
         with os.fdopen(reply.descriptor, "wb") as file:
-            file.write(body)
+            file.write(written(reply.value, body))
         request.body, request.body_file = None, reply.value.body
         appended = await append(recorder, request)
         content, read_back = await read(recorder, appended.sequence)
@@ -517,7 +517,7 @@ def test_a_signature_that_left_memory_is_read_from_the_log_for_its_stamp(box: Lo
         filler = request.seal
         for n in range(300):
             filler = msgspec.structs.replace(filler, signature=f"<{n}/>".encode())
-            recorder._signatures.entry(filler)
+            recorder._signatures.entry(filler, EPOCH)
         box.authority.silent = False
         box.clock.pass_s(30)
         await until_stamped(recorder)
@@ -537,9 +537,9 @@ def test_a_failed_sync_of_a_body_stops_the_process(box: LogBox) -> None:
         recorder._bodies._disk = FailingDisk(box.root)
         request = box.appends(["Q-1"], body=b"x" * 100)[0]
         reply = await recorder.open_body("relay", msgspec.msgpack.encode(OpenBody(None)))
-        with os.fdopen(reply.descriptor, "wb") as file:
-            file.write(b"x" * 100)
         assert isinstance(reply.value, BodyFile)
+        with os.fdopen(reply.descriptor, "wb") as file:
+            file.write(written(reply.value, b"x" * 100))
         request.body, request.body_file = None, reply.value.body
         with pytest.raises(SyncFailedError):
             await append(recorder, request)

@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import itertools
 import json
+import logging
 import random
 import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -22,8 +24,10 @@ from appliance.clock import SystemClock
 from appliance.commands import main as xacbe
 from appliance.errors import UnavailableError, XacbeError
 from appliance.messagelog import record
+from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.record import MessageEntry
+from appliance.messagelog.sealing import QUERY
 from appliance.messagelog.stamping import PATIENCE_S
 from appliance.messagelog.store import Limits, Store
 from appliance.messagelog.wire import Append, Appended, Audit, LogStatus, Seal
@@ -33,6 +37,7 @@ from appliance.supervision.wire import Announcement
 from appliance.trust.wire import StampReply, StampRequest, View
 from tests.messagelog.drafts import salts
 from tests.messagelog.log_box import HEAD, Authority
+from tests.messagelog.wrapping_signer import WrappingSigner
 from tests.seal.workshop import Workshop, known, parts_of
 from tests.supervision.box import RunningProcess, bind_channels, make_box
 
@@ -43,6 +48,14 @@ IN_FLIGHT = 24
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return make_box(tmp_path / "box", recorder="reserve_bytes = 1048576\nsegment_bytes_max = 262144")
+
+
+@pytest.fixture(autouse=True)
+def signer(tmp_path: Path) -> Iterator[WrappingSigner]:
+    """Of `box` below the test's directory, where every test here has its state."""
+    part = WrappingSigner(tmp_path / "box")
+    yield part
+    part.close()
 
 
 @pytest.fixture
@@ -134,7 +147,9 @@ def light(number: int) -> Append:
 
 
 @pytest.mark.case("T32")
-def test_of_what_was_acknowledged_nothing_is_lost_in_twenty_kills_under_load(state: Path, recorder: RunningProcess) -> None:
+def test_of_what_was_acknowledged_nothing_is_lost_in_twenty_kills_under_load(
+    state: Path, signer: WrappingSigner, recorder: RunningProcess
+) -> None:
     acknowledged: dict[int, str] = {}
     numbers = itertools.count()
     chance = random.Random(7)  # noqa: S311  not for secrets
@@ -174,13 +189,26 @@ def test_of_what_was_acknowledged_nothing_is_lost_in_twenty_kills_under_load(sta
     for _, each in store.records_from(1):
         entry = record.decode_entry(each.kind, each.payload)
         if isinstance(entry, MessageEntry):
-            found[each.sequence] = entry.query_id
+            found[each.sequence] = entry.query_tag
     store.close()
-    lost = {sequence: name for sequence, name in acknowledged.items() if found.get(sequence) != name}
+    keys = asyncio.run(_keys(state, signer))
+    lost = {sequence: name for sequence, name in acknowledged.items() if found.get(sequence) != keys.tag(QUERY, name)}
 
     assert lost == {}
     assert len(acknowledged) >= KILLS * 20
     assert sum(1 for each in recorder.events() if each["event"] == "log.opened") == KILLS
+
+
+async def _keys(state: Path, signer: WrappingSigner) -> DataKeys:
+    """The log's keys, as a recorder has them after its start."""
+    with ThreadPoolExecutor(1) as executor:
+        keys = DataKeys(state / "log", signer.token, SystemClock(), executor, logging.getLogger("recorder"))
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(keys.run())
+            while not keys.ready:
+                await asyncio.sleep(0.01)
+            running.cancel()
+    return keys
 
 
 @pytest.mark.case("T46")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.ports import Body
+from appliance.messagelog.stream import KEY_BYTES, BodySealBrokenError
 from appliance.messagelog.wire import BodyFile
 from appliance.net.http_stream import PeerTimeoutError
 from appliance.net.local_sockets import LocalClient, NeighbourAwayError
@@ -40,7 +41,7 @@ class OpenBodies(LocalClient):
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
         self.inodes.append(os.fstat(descriptor).st_ino)
-        return BodyFile(len(self.inodes)), descriptor
+        return BodyFile(len(self.inodes), os.urandom(KEY_BYTES)), descriptor
 
     def open_files(self) -> int:
         """How many of the files that it handed out are still open in this process."""
@@ -201,10 +202,10 @@ def test_without_the_recorder_small_bodies_pass_and_large_ones_wait_for_it() -> 
 def test_a_full_disk_is_a_full_log() -> None:
     class FullDisk(OpenBodies):
         async def call_for_descriptor(self, operation: str, request: object, answer: type[Any], timeout_s: float = 0) -> tuple[Any, int]:
-            return BodyFile(1), os.open("/dev/full", os.O_RDWR)
+            return BodyFile(1, os.urandom(KEY_BYTES)), os.open("/dev/full", os.O_RDWR)
 
     with pytest.raises(UnavailableError) as refused:
-        receive(FullDisk(), b"a" * CHUNK_BYTES)
+        receive(FullDisk(), b"a" * (CHUNK_BYTES + 1))
     assert refused.value.kind == "log.full"
 
 
@@ -221,13 +222,27 @@ def test_a_receiver_that_has_heard_enough_is_sent_no_more() -> None:
     assert len(sent) == 1
 
 
-def test_a_file_shorter_than_its_body_stops_the_exchange_as_a_bug() -> None:
+@pytest.mark.parametrize("left", [0, 10, 65552, 2 * 65552])
+def test_a_file_shorter_than_its_body_stops_the_exchange(left: int) -> None:
     body = receive(OpenBodies(), b"a" * CHUNK_BYTES)
     assert body is not None
     assert body.content is not None
-    os.ftruncate(body.content.fileno(), 10)
+    os.ftruncate(body.content.fileno(), left)
 
-    with pytest.raises(RuntimeError, match="shorter"):
+    with pytest.raises((RuntimeError, BodySealBrokenError), match="shorter|does not open"):
+        content(body)
+
+
+@pytest.mark.case("T52")
+def test_no_byte_of_a_large_body_is_in_its_file_in_clear_and_none_that_was_changed_is_sent_on() -> None:
+    body = receive(OpenBodies(), b"victim's name " * 30_000)
+    assert body is not None
+    assert body.content is not None
+    lies = os.pread(body.content.fileno(), 1 << 20, 0)
+    assert b"victim" not in lies
+    os.pwrite(body.content.fileno(), bytes([lies[70_000] ^ 1]), 70_000)
+
+    with pytest.raises(BodySealBrokenError):
         content(body)
 
 
