@@ -78,11 +78,10 @@ class PeerTrust:
 
     def known(self, certificate: bytes, shared: SharedParameters) -> bool:
         """Whether a finding still holds, so that no OCSP response need be fetched."""
-        return self._finding(_key(certificate), shared) is not None
+        return self._finding(certificate, shared) is not None
 
     def _believed(self, certificate: bytes, responses: Sequence[bytes], shared: SharedParameters) -> SecurityServer:
-        key = _key(certificate)
-        finding = self._finding(key, shared)
+        finding = self._finding(certificate, shared)
         if finding is not None:
             return finding.server
         server = self.check_registered(certificate, shared)
@@ -100,11 +99,12 @@ class PeerTrust:
         findings = self._of(shared)
         if len(findings) >= FINDINGS_MAX:
             findings.clear()
-        findings[key] = _Finding(server, now_us + RECHECK_US)
+        findings[certificate] = _Finding(server, now_us + RECHECK_US)
         return server
 
-    def _finding(self, key: bytes, shared: SharedParameters) -> _Finding | None:
-        finding = self._of(shared).get(key)
+    def _finding(self, certificate: bytes, shared: SharedParameters) -> _Finding | None:
+        """By the certificate's bytes: those of one connection are one object, whose hash Python keeps."""
+        finding = self._of(shared).get(certificate)
         return finding if finding is not None and self._clock.now_us() < finding.until_us else None
 
     def _of(self, shared: SharedParameters) -> dict[bytes, _Finding]:

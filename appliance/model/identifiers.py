@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
+
+import msgspec
 
 from appliance.errors import RefusedError
 
@@ -19,14 +22,17 @@ PART_CHARACTERS_MAX = 255
 """Longest part: X-Road keeps them in varchar(255) columns (sheet 1.5)."""
 
 
+NAMES_KEPT = 512
+"""Of each kind: a box speaks of the same few hundred names in every message. The longest names there can be would take 6 MB."""
+
+
 class IdentifierError(RefusedError):
     """A name that is not one: wrong number of parts, empty part, bad percent-encoding."""
 
     kind = "identifier.malformed"
 
 
-@dataclass(frozen=True, slots=True)
-class ClientId:
+class ClientId(msgspec.Struct, frozen=True, gc=False):
     """A member (subsystem None) or a subsystem: who asks, or who offers."""
 
     instance: str
@@ -35,7 +41,7 @@ class ClientId:
     subsystem: str | None = None
 
     def __str__(self) -> str:
-        return "/".join(self.parts)
+        return _plain(self)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -53,17 +59,18 @@ class ClientId:
 
     def encoded(self) -> str:
         """The form in X-Road-Client and paths: each part percent-encoded as a path segment."""
-        return "/".join(encode_part(part) for part in self.parts)
+        return _encoded(self)
 
     @classmethod
     def parse(cls, text: str) -> ClientId:
         """From the plain form, 3 or 4 parts. Raises IdentifierError."""
         return cls.of(text.split("/"))
 
-    @classmethod
-    def decode(cls, text: str) -> ClientId:
+    @staticmethod
+    @lru_cache(NAMES_KEPT)
+    def decode(text: str) -> ClientId:
         """From the percent-encoded form of headers. Raises IdentifierError."""
-        return cls.of([decode_part(part) for part in text.split("/")])
+        return ClientId.of([decode_part(part) for part in text.split("/")])
 
     @classmethod
     def of(cls, parts: list[str]) -> ClientId:
@@ -73,8 +80,7 @@ class ClientId:
         return cls(*parts)
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceId:
+class ServiceId(msgspec.Struct, frozen=True, gc=False):
     """A service of a provider. `version` exists only in SOAP and is ignored by access rights."""
 
     provider: ClientId
@@ -82,7 +88,7 @@ class ServiceId:
     version: str | None = None
 
     def __str__(self) -> str:
-        return "/".join(self.parts)
+        return _plain(self)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -90,16 +96,17 @@ class ServiceId:
         return whole if self.version is None else (*whole, self.version)
 
     def encoded(self) -> str:
-        return "/".join(encode_part(part) for part in self.parts)
+        return _encoded(self)
 
     @classmethod
     def parse(cls, text: str) -> ServiceId:
         """From the plain form of a REST service: exactly 5 parts (sheet 1.4: REST services live on subsystems)."""
         return cls._of(text.split("/"))
 
-    @classmethod
-    def decode(cls, text: str) -> ServiceId:
-        return cls._of([decode_part(part) for part in text.split("/")])
+    @staticmethod
+    @lru_cache(NAMES_KEPT)
+    def decode(text: str) -> ServiceId:
+        return ServiceId._of([decode_part(part) for part in text.split("/")])
 
     @classmethod
     def _of(cls, parts: list[str]) -> ServiceId:
@@ -136,6 +143,16 @@ class ServerId:
             raise IdentifierError(f"a security server has 4 parts, not {len(parts)}")
         _check(parts)
         return cls(ClientId(*parts[:3]), parts[3])
+
+
+@lru_cache(NAMES_KEPT)
+def _plain(identifier: ClientId | ServiceId) -> str:
+    return "/".join(identifier.parts)
+
+
+@lru_cache(NAMES_KEPT)
+def _encoded(identifier: ClientId | ServiceId) -> str:
+    return "/".join(encode_part(part) for part in identifier.parts)
 
 
 def encode_part(part: str) -> str:

@@ -12,7 +12,8 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from appliance.errors import PeerProtocolError
 from appliance.model.identifiers import PART_CHARACTERS_MAX, ClientId, IdentifierError, ServerId, ServiceId, decode_part
@@ -86,8 +87,7 @@ class ResponseInconsistentError(PeerProtocolError):
     kind = "rest.inconsistent_response"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestRequest:
+class RestRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a request. `head` is what is signed; `headers` are those of the head, in order."""
 
     head: bytes
@@ -122,8 +122,7 @@ class RestRequest:
         return forwards_body(self.method)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestResponse:
+class RestResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of an answer. `head` is what is signed."""
 
     head: bytes

@@ -7,7 +7,7 @@ are compared without case when we read. A header that decides something and is t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from appliance.errors import PeerProtocolError
@@ -19,6 +19,10 @@ PROXY_VERSION = "7.8.0"
 HASH_ALGORITHM = b"SHA-512"
 """The only one that works throughout (sheet 3.5)."""
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[-+][0-9A-Za-z.+-]{1,64})?")
+_ANSWER_SAYS = frozenset(b"content-type x-hash-algorithm x-original-content-type".split())
+_REQUEST_SAYS = _ANSWER_SAYS | frozenset(b"x-road-message-type x-road-request-id x-proxy-version x-original-soapaction".split())
+_OUR_TYPE = re.compile(re.escape(content_type_of(b"")) + rb"([A-Za-z]{1,70})")
+"""The content type as boxes write it: the usual case, without taking parameters apart."""
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -103,21 +107,22 @@ def check_request(method: bytes, headers: Sequence[Header]) -> RequestEnvelope:
     """The envelope of a request that came in. Raises EnvelopeMethodError, EnvelopeTypeError, EnvelopeError."""
     if method != b"POST":
         raise EnvelopeMethodError("a message between boxes is a POST")
-    boundary = _boundary(_single(headers, b"content-type"))
-    _check_hash(headers)
-    message_type = _single(headers, b"x-road-message-type")
+    said = _said(headers, _REQUEST_SAYS)
+    boundary = _boundary(said.get(b"content-type"))
+    _check_hash(said)
+    message_type = said.get(b"x-road-message-type")
     if message_type not in (None, b"REST"):
         raise EnvelopeError("x-road-message-type is neither REST nor absent")
-    request_id = (_single(headers, b"x-road-request-id") or b"").decode("latin-1")
+    request_id = said.get(b"x-road-request-id", b"").decode("latin-1")
     if request_id and not _REQUEST_ID.fullmatch(request_id):
         raise EnvelopeError("x-road-request-id is no identifier")
     return RequestEnvelope(
         boundary=boundary,
         rest=message_type is not None,
         request_id=request_id,
-        proxy_version=(_single(headers, b"x-proxy-version") or b"").decode("latin-1"),
-        original_content_type=_single(headers, b"x-original-content-type") or b"",
-        original_soap_action=_single(headers, b"x-original-soapaction"),
+        proxy_version=said.get(b"x-proxy-version", b"").decode("latin-1"),
+        original_content_type=said.get(b"x-original-content-type", b""),
+        original_soap_action=said.get(b"x-original-soapaction"),
     )
 
 
@@ -125,12 +130,13 @@ def check_response(status: int, headers: Sequence[Header]) -> ResponseEnvelope:
     """The envelope of an answer. Raises HttpStatusError, EnvelopeTypeError, EnvelopeError."""
     if status not in (200, 500):
         raise HttpStatusError(f"the provider's box answered with status {status}")
-    content_type = _single(headers, b"content-type")
+    said = _said(headers, _ANSWER_SAYS)
+    content_type = said.get(b"content-type")
     if content_type is not None and media_type(content_type) == TEXT_XML:
         return ResponseEnvelope(None, b"")
     boundary = _boundary(content_type)
-    _check_hash(headers)
-    return ResponseEnvelope(boundary, _single(headers, b"x-original-content-type") or b"")
+    _check_hash(said)
+    return ResponseEnvelope(boundary, said.get(b"x-original-content-type", b""))
 
 
 def check_version(version: str, minimum: str) -> None:
@@ -142,12 +148,14 @@ def check_version(version: str, minimum: str) -> None:
         raise ProxyVersionError(f"at least version {minimum} is needed")
 
 
-def _check_hash(headers: Sequence[Header]) -> None:
-    if _single(headers, b"x-hash-algorithm") != HASH_ALGORITHM:
+def _check_hash(said: Mapping[bytes, bytes]) -> None:
+    if said.get(b"x-hash-algorithm") != HASH_ALGORITHM:
         raise EnvelopeError("x-hash-algorithm is not SHA-512")
 
 
 def _boundary(content_type: bytes | None) -> bytes:
+    if content_type is not None and (ours := _OUR_TYPE.fullmatch(content_type)) is not None:
+        return ours[1]
     if content_type is None or media_type(content_type) != ATTACHMENTS:
         raise EnvelopeTypeError("the content is not multipart/mixed")
     try:
@@ -156,8 +164,11 @@ def _boundary(content_type: bytes | None) -> bytes:
         raise EnvelopeTypeError(str(error)) from None
 
 
-def _single(headers: Sequence[Header], name: bytes) -> bytes | None:
-    found = {value for header, value in headers if header.lower() == name}
-    if len(found) > 1:
-        raise EnvelopeError(f"{name.decode()} is there with different values")
-    return found.pop() if found else None
+def _said(headers: Sequence[Header], deciding: frozenset[bytes]) -> dict[bytes, bytes]:
+    """The headers that decide something here, by lower-case name. Equal repetitions are harmless, different ones are refused."""
+    said: dict[bytes, bytes] = {}
+    for header, value in headers:
+        name = header.lower()
+        if name in deciding and said.setdefault(name, value) != value:
+            raise EnvelopeError(f"{name.decode()} is there with different values")
+    return said

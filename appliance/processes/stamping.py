@@ -35,6 +35,7 @@ class Stamper:
 
     def __init__(self, settings: TrustAgentSettings, clock: Clock, book: ServiceBook, watch: ClockWatch, log: logging.Logger) -> None:
         self._settings, self._clock, self._book, self._watch, self._log = settings, clock, book, watch, log
+        self._services = fetch.Kept()
 
     async def stamp(self, imprint: bytes, tsas: tuple[ApprovedTsa, ...]) -> StampReply:
         """A verified stamp over a SHA-512 imprint, with the authority's certificate inside. Raises TsaUnreachableError."""
@@ -49,6 +50,8 @@ class Stamper:
         return reply
 
     async def _first(self, imprint: bytes, ordered: list[ApprovedTsa], tsas: tuple[ApprovedTsa, ...]) -> StampReply | None:
+        if len(ordered) == 1:
+            return await self._ask(ordered[0], imprint, tsas)
         waiting = list(reversed(ordered))
         running: set[asyncio.Task[StampReply | None]] = set()
         async with asyncio.TaskGroup() as group:
@@ -73,7 +76,7 @@ class Stamper:
         before_us = monotonic_us(self._clock)
         try:
             request = timestamps.build_request(imprint, nonce)
-            response = await fetch.post(tsa.url, "application/timestamp-query", request, limits)
+            response = await self._services.post(tsa.url, "application/timestamp-query", request, limits)
             token, facts = timestamps.stamp_of_response(response, imprint, tsas, nonce=nonce)
         except XacbeError as error:
             self._book.failed(*_service(tsa), error.kind)

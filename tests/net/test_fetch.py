@@ -122,3 +122,80 @@ def test_other_addresses_are_never_asked(url: str) -> None:
 def test_nobody_there_is_an_error_at_once() -> None:
     with pytest.raises(fetch.FetchError):
         asyncio.run(fetch.get("http://127.0.0.1:1/", LIMITS))
+
+
+def kept(handle: Callable[[int, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], posts: int) -> tuple[list[object], int]:
+    """Posts one after the other over kept connections: what each gave, and how many connections the service saw. `handle` is told which."""
+    made = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal made
+        made += 1
+        try:
+            await handle(made, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        writer.transport.abort()
+
+    async def play() -> list[object]:
+        found: list[object] = []
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            client = fetch.Kept()
+            for _ in range(posts):
+                try:
+                    found.append(await client.post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", "a/b", b"body", LIMITS))
+                except XacbeError as error:
+                    found.append(error.kind)
+                await asyncio.sleep(0.01)  # for the service to close, if it wants to
+            client.close()
+        return found
+
+    return asyncio.run(play()), made
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+def test_a_kept_connection_serves_one_post_after_the_other() -> None:
+    async def handle(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"body"):
+            writer.write(OK)
+
+    assert kept(handle, 5) == ([b"hi"] * 5, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), OK + b"and more", OK + b"H", b"HTTP/1.0 200 OK\r\n\r\nhi"],
+    ids=["says close", "bytes behind it", "one byte behind it", "until the end"],
+)
+def test_a_connection_that_is_not_sure_to_be_between_two_answers_is_not_kept(answer: bytes) -> None:
+    async def handle(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        writer.write(answer)
+        if b"1.0" in answer:
+            writer.write_eof()
+        await reader.read()
+
+    assert kept(handle, 3) == ([b"hi"] * 3, 3)
+
+
+def test_a_connection_that_was_closed_meanwhile_costs_nothing_but_another_one() -> None:
+    async def once(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        writer.write(OK)
+        await writer.drain()
+
+    async def only_after_the_second_request(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await once(number, reader, writer)
+        await reader.readuntil(b"body")
+
+    assert kept(once, 3) == ([b"hi"] * 3, 3)
+    assert kept(only_after_the_second_request, 3) == ([b"hi"] * 3, 3)
+
+
+def test_a_service_that_never_answers_is_asked_on_one_fresh_connection_only() -> None:
+    async def handle(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+
+    assert kept(handle, 2) == (["fetch.failed"] * 2, 2)
