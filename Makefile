@@ -8,14 +8,24 @@ BIN := $(VENV)/bin
 LANG_XACBE ?= es
 DEBIAN := python3-venv python3-dev gcc pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools tpm2-tools \
           mosquitto mosquitto-clients openssl curl procps
+# The browser that judges verify.html, and judges of containers that are not ours.
+DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip
 DEBIAN_BENCH := nginx-light wrk
 
-.PHONY: demo test setup lint bench nightly clean debian report
+# Installs what is missing and nothing else; dpkg-query is asked first, so a ready machine is left alone.
+define install
+missing="$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)"; \
+if [ -n "$$missing" ]; then echo "apt-get install" $$missing; \
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+endef
+
+.PHONY: verify.html demo test setup lint bench nightly clean debian report
 
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
 
 test: setup
+	@$(call install,$(DEBIAN_TEST))
 	@$(BIN)/python -m pytest $(T)
 
 setup: $(VENV)/.ready
@@ -26,22 +36,23 @@ $(VENV)/.ready: tests/requirements.lock pyproject.toml | debian
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-# Installs what is missing and nothing else; dpkg-query is asked first, so a ready machine is left alone.
 debian:
-	@missing="$$(for p in $(DEBIAN); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)"; \
-	if [ -n "$$missing" ]; then echo "apt-get install" $$missing; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@$(call install,$(DEBIAN))
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: setup
-	@missing="$$(for p in $(DEBIAN_BENCH); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)"; \
-	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@$(call install,$(DEBIAN_BENCH))
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+# The verifier for a browser without network, as one file.
+verify.html: setup
+	@$(BIN)/ceiqroo verify --html $@
 
 # Long runs: deep fuzzing, many seeds, many kills.
 nightly: setup
+	@$(call install,$(DEBIAN_TEST))
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest $(T)
 
 clean:

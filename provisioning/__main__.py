@@ -233,6 +233,16 @@ def demo(
     raise typer.Exit(importlib.import_module("provisioning.lab.demo").run(language, keep))
 
 
+@app.command("verify", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def verify(
+    context: typer.Context,
+    html: Annotated[Path | None, typer.Option(help="Escribe la página que verifica en un navegador, sin red.", dir_okay=False)] = None,
+    embed: Annotated[list[Path] | None, typer.Option(help="Material de confianza dentro de la página; repetible.", exists=True)] = None,
+) -> None:
+    """Verifica contenedores como `xacbe verify`, con las mismas opciones, o escribe la página verify.html."""
+    raise typer.Exit(importlib.import_module("provisioning.verifier.commands").run(html, embed or [], context.args))
+
+
 def main() -> None:
     """The entry point of `ceiqroo`."""
     called = sys.argv[1] if len(sys.argv) > 1 else "--help"

@@ -18,6 +18,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import unquote_to_bytes
 
 import uvicorn
@@ -35,6 +36,7 @@ from provisioning.authority import ocsp_responder, tsa
 from provisioning.authority.profiles import Profile
 from provisioning.centre import Centre
 from provisioning.registry import Registry
+from provisioning.verifier.build import build
 
 SERVICES = ("configuration", "configuration-https", "ocsp", "tsa")
 EXTERNAL = "/externalconf"
@@ -107,13 +109,23 @@ def configuration_app(distribution: Distribution) -> Starlette:
             return PlainTextResponse("no such part\n", 404)
         return Response(content, media_type="application/octet-stream")
 
+    async def verifier(_: Request) -> Response:
+        # to be saved and opened from disk: browsers allow no cryptography to a page that came over plain HTTP
+        return Response(_verifier_page(), media_type="text/html", headers={"Content-Disposition": 'attachment; filename="verify.html"'})
+
     return Starlette(
         routes=[
+            Route("/verify.html", verifier),
             Route("/internalconf", directory),
             Route(EXTERNAL, directory),
             Route("/V{version:int}/{since}/{file}", part),
         ]
     )
+
+
+@cache
+def _verifier_page() -> bytes:
+    return build()
 
 
 def ocsp_app(answer: Callable[[bytes], bytes]) -> Starlette:

@@ -41,11 +41,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help=text("command.show_help"))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, program: str = "xacbe") -> int:
     """The entry point of `xacbe`; returns the exit code. `--state` and `--language` may stand anywhere in the line."""
     try:
         try:
-            return _run(argv)
+            return _run(argv, program)
         finally:
             sys.stdout.flush()
     except UnavailableError as error:
@@ -64,13 +64,13 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(argv: list[str] | None) -> int:
+def _run(argv: list[str] | None, program: str) -> int:
     everywhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     everywhere.add_argument("--state", type=Path, default=STATE_DEFAULT)
     everywhere.add_argument("--language", choices=("es", "en"), default="es")
     common, rest = everywhere.parse_known_args(argv)
     set_language(common.language)
-    parser = Parser(prog="xacbe", description=text("command.description"), epilog=text("command.everywhere"))
+    parser = Parser(prog=program, description=text("command.description"), epilog=text("command.everywhere"))
     nouns = parser.add_subparsers(dest="noun", required=True, metavar="NOUN")
     called = next((word for word in rest if word in NOUNS), None)
     for noun in NOUNS:

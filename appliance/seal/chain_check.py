@@ -7,9 +7,7 @@ ourselves always takes the place of the one that the chain states.
 
 from __future__ import annotations
 
-import binascii
 import hashlib
-from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +15,7 @@ from typing import NamedTuple
 from lxml import etree
 
 from appliance.errors import UnverifiedError
-from appliance.model.xml_input import XmlRefusedError, parse_known, parse_xml
+from appliance.model.xml_input import XmlRefusedError, decoded_base64, parse_known, parse_xml
 from appliance.seal.hash_chain import CHAIN, FIRST_STEP, SHA512, digest_list_of, leads_to, result_value
 
 CHAIN_BYTES_MAX = 256 * 1024
@@ -279,8 +277,8 @@ def _digest_value(element: etree._Element) -> bytes:
     if len(element):
         raise ChainMalformedError("a DigestValue with children")
     try:
-        return b64decode("".join((element.text or "").split()), validate=True)
-    except (binascii.Error, ValueError):
+        return decoded_base64(element.text or "")
+    except ValueError:
         raise ChainMalformedError("a DigestValue that is not base64") from None
 
 

@@ -6,7 +6,7 @@ Pure. Sheet 5.9, where X-Road's own verifier was watched one fault at a time. A 
 
 from __future__ import annotations
 
-_CODES = {
+CODES = {
     "container.no_mimetype": "asic_mime_type_not_found",
     "container.no_message": "asic_message_not_found",
     "container.no_signature": "asic_signature_not_found",
@@ -50,4 +50,4 @@ _CODES = {
 
 def xroad_code(kind: str) -> str | None:
     """X-Road's code for a kind; None where X-Road has no such check (the eight-hour rule)."""
-    return _CODES.get(kind)
+    return CODES.get(kind)

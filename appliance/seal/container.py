@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import IO
 
 from appliance.clock import from_us
 from appliance.errors import UnverifiedError
@@ -38,7 +40,13 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f\\:*?\"<>|]{1,255}")
 _ATTACHMENT = re.compile(r"attachment[1-9][0-9]{0,3}")
 _SIGNATURE_ENTRY = re.compile(r"meta-inf/.*signatures.*\.xml")
 _FILE_TYPE, _REGULAR, _DIRECTORY = 0o170000, 0o100000, 0o040000
-_ENCRYPTED, _DESCRIPTOR = 0x01, 0x08
+_ENCRYPTED, _DESCRIPTOR, _UNREADABLE, _UTF8_NAME = 0x01, 0x08, 0x60, 0x800
+"""Bits of an entry's flags; unreadable: patched data, strong encryption."""
+_ZIP64_FIELD = 1
+_LOCAL = struct.Struct("<4sHHHIIIIHH")
+"""Mark, version, flags, method, time and date, check sum, packed size, size, lengths of name and extra field."""
+_END = struct.Struct("<4sHHHHIIH")
+"""Mark, four counts of disks and entries, size and place of the directory, length of the comment."""
 _ZIP_YEAR_MIN, _ZIP_YEAR_MAX = 1980, 2107
 
 
@@ -176,6 +184,7 @@ def read_container(data: bytes) -> Container:
         raise ContainerError(f"{len(entries)} entries, at most {ENTRIES_MAX}", kind="container.limit")
     for entry in entries:
         _check_entry(entry)
+    _check_end(data, archive, entries)
     _check_layout(archive, entries)
     names = _names_by_lower_case(entries)
     _require(names, "mimetype", "container.no_mimetype")
@@ -215,6 +224,8 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise ContainerError(f"{name!r} is neither a file nor a directory")
     if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ContainerError(f"{name!r} is encrypted, or packed in a way that we do not read")
+    if entry.flag_bits & _UNREADABLE or (entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size):
+        raise ContainerError(f"{name!r} is packed in a way that we do not read, or has two sizes")
     limit = ENTRY_BYTES_MAX if _ATTACHMENT.fullmatch(name.lower()) else SMALL_ENTRY_BYTES_MAX
     if entry.file_size > limit or (entry.file_size > RATIO_FROM_BYTES and entry.file_size > RATIO_MAX * entry.compress_size):
         raise ContainerError(f"{name!r} inflates to {entry.file_size} bytes", kind="container.limit")
@@ -225,31 +236,68 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 def _check_layout(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
     """Entries follow each other from the first byte to the directory: none overlaps another, none hides beside them.
 
-    A reader that goes by the directory and one that goes by the local headers then see the same entries.
+    A reader that goes by the directory and one that goes by the local headers then see the same entries, as no field says two things.
     """
-    file = archive.fp
-    if file is None:
-        raise RuntimeError("the archive was closed")
+    file = _file(archive)
     at = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        gap = entry.header_offset - at
-        if gap:
+        if entry.header_offset != at:
             raise ContainerError("entries overlap, or bytes lie between them")
-        file.seek(entry.header_offset + 26)
-        lengths = file.read(4)
-        header = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-        at = entry.header_offset + header + entry.compress_size
+        file.seek(at)
+        head = file.read(_LOCAL.size)
+        if len(head) < _LOCAL.size:
+            raise ContainerError("an entry has no local header")
+        mark, _, flags, method, _, crc, packed, size, name_bytes, extra_bytes = _LOCAL.unpack(head)
+        said, sizes = (entry.CRC, entry.compress_size, entry.file_size), (crc, packed, size)
+        is_streamed = bool(entry.flag_bits & _DESCRIPTOR) and sizes == (0, 0, 0)
+        is_same = (mark, flags, method) == (b"PK\3\4", entry.flag_bits, entry.compress_type) and (is_streamed or sizes == said)
+        if not is_same or file.read(name_bytes) != _raw_name(entry):
+            raise ContainerError(f"the local header of {entry.filename!r} says something else than the directory")
+        at += _LOCAL.size + name_bytes + extra_bytes + entry.compress_size
         if entry.flag_bits & _DESCRIPTOR:
             at += _descriptor_bytes(archive, entry, at)
     if at != archive.start_dir:
         raise ContainerError("entries overlap, or bytes lie between them")
 
 
+def _check_end(data: bytes, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """The directory ends where the end record begins, the record's comment at the last byte, and no size stands in a second place (ZIP64,
+    which containers are far too small for): each is a spot where two unzip programs can take different archives out of one file."""
+    end = len(data) - _END.size - len(archive.comment)
+    if end < 0:
+        raise ContainerError("an archive without its end")
+    mark, disk, first, here, count, size, start, comment_bytes = _END.unpack_from(data, end)
+    said = (mark, disk, first, here, count, start, start + size, comment_bytes)
+    if said != (b"PK\5\6", 0, 0, len(entries), len(entries), archive.start_dir, end, len(archive.comment)):
+        raise ContainerError("bytes behind the end of the archive, or a directory that does not lie where the archive says")
+    if any(_has_wide_sizes(entry.extra) for entry in entries):
+        raise ContainerError("ZIP64 has no place in a container")
+
+
+def _has_wide_sizes(extra: bytes) -> bool:
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = int.from_bytes(extra[at : at + 2], "little"), int.from_bytes(extra[at + 2 : at + 4], "little")
+        if kind == _ZIP64_FIELD:
+            return True
+        at += 4 + size
+    return False
+
+
+def _raw_name(entry: zipfile.ZipInfo) -> bytes:
+    """The name's bytes as they stand in the directory."""
+    return entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8_NAME else "cp437")
+
+
+def _file(archive: zipfile.ZipFile) -> IO[bytes]:
+    if archive.fp is None:
+        raise RuntimeError("the archive was closed")
+    return archive.fp
+
+
 def _descriptor_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at: int) -> int:
     """Length of the data descriptor behind an entry that was written as a stream: with or without its mark, 32 or 64 bit sizes."""
-    file = archive.fp
-    if file is None:
-        raise RuntimeError("the archive was closed")
+    file = _file(archive)
     file.seek(at)
     data = file.read(24)
     for mark in (b"PK\x07\x08", b""):
@@ -281,10 +329,43 @@ def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def _inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
-    """zipfile never gives more than the declared size, which was checked, and compares the CRC at the end."""
+    """The entry in pieces of at most 64 KiB, never more than its declared size, which was checked. Its packed bytes are used up exactly and
+    give exactly that size and check sum: nothing hides behind a stream's end."""
+    file = _file(archive)
+    file.seek(entry.header_offset + _LOCAL.size - 4)
+    at = entry.header_offset + _LOCAL.size + sum(struct.unpack("<HH", file.read(4)))
+    size, check_sum = 0, 0
     try:
-        with archive.open(entry) as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, RuntimeError) as error:
+        for piece in _unpacked(file, entry, at):
+            size, check_sum = size + len(piece), zlib.crc32(piece, check_sum)
+            if size > entry.file_size:
+                break
+            yield piece
+    except zlib.error as error:
         raise ContainerError(f"{entry.filename!r} cannot be read: {error}") from None
+    if (size, check_sum) != (entry.file_size, entry.CRC):
+        raise ContainerError(f"{entry.filename!r} has another size or check sum than it declares")
+
+
+def _unpacked(file: IO[bytes], entry: zipfile.ZipInfo, at: int) -> Iterator[bytes]:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS) if entry.compress_type == zipfile.ZIP_DEFLATED else None
+    left = entry.compress_size
+    while left:
+        file.seek(at)
+        packed = file.read(min(_CHUNK, left))
+        at, left = at + len(packed), left - len(packed)
+        if not packed:
+            return  # cut off: the size tells
+        if stream is None:
+            yield packed
+            continue
+        while packed:
+            if stream.eof:
+                raise ContainerError(f"bytes behind the end of {entry.filename!r}")
+            yield stream.decompress(packed, _CHUNK)
+            packed = stream.unconsumed_tail or stream.unused_data
+    if stream is not None:
+        while not stream.eof and (piece := stream.decompress(b"", _CHUNK)):
+            yield piece
+        if not stream.eof:
+            raise ContainerError(f"{entry.filename!r} is cut off")

@@ -7,9 +7,7 @@ Nothing here is believed: `check_value` and the steps in `appliance.seal.verify`
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import b64decode
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -22,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from lxml import etree
 
 from appliance.errors import UnverifiedError
-from appliance.model.xml_input import XmlRefusedError, parse_xml
+from appliance.model.xml_input import XmlRefusedError, decoded_base64, parse_xml
 from appliance.seal.chain_check import ALGORITHMS as DIGESTS
 from appliance.seal.chain_check import Digest, digest_of
 
@@ -301,8 +299,8 @@ def _digest(method: etree._Element, value: etree._Element) -> Digest:
 
 def _decoded(element: etree._Element) -> bytes:
     try:
-        return b64decode("".join((element.text or "").split()), validate=True)
-    except (binascii.Error, ValueError):
+        return decoded_base64(element.text or "")
+    except ValueError:
         raise SignatureMalformedError(f"{_name(element)} is not base64") from None
 
 

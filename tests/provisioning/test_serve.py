@@ -30,6 +30,7 @@ from appliance.net.fetch import FetchError, FetchLimits
 from provisioning import publication, serve
 from provisioning.authority import ca
 from provisioning.centre import Centre
+from provisioning.verifier.build import build
 from tests.provisioning.parts import StandingClock, openssl
 
 ADDRESS = "127.0.11.1"
@@ -85,6 +86,13 @@ def test_a_version_that_is_not_made_is_not_found(served: Centre, version: str, s
 
 def test_without_a_version_the_newest_is_given(served: Centre) -> None:
     assert b"\r\nVersion: 6\r\n" in requests.get(served.configuration_url, timeout=5).content
+
+
+def test_the_verifier_page_is_handed_out_to_be_saved(served: Centre) -> None:
+    answer = requests.get(served.configuration_url.replace("/internalconf", "/verify.html"), timeout=5)
+
+    assert answer.content == build()
+    assert answer.headers["Content-Disposition"].startswith("attachment")
 
 
 def test_nothing_else_is_served(served: Centre) -> None:

@@ -6,6 +6,7 @@ import io
 import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -206,3 +207,56 @@ def test_a_flipped_byte_gives_the_same_contents_or_one_named_error(at: int, mask
 def test_arbitrary_bytes_are_one_named_error(data: bytes) -> None:
     with pytest.raises(ContainerError):
         read_container(data)
+
+
+def _in_local_header(data: bytes, name: bytes, at: int, value: bytes) -> bytes:
+    """The archive with bytes of one entry's local header replaced; the directory stays as it was."""
+    start = data.rindex(b"PK\x03\x04", 0, data.index(name))
+    return data[: start + at] + value + data[start + at + len(value) :]
+
+
+def _with_bytes_behind_a_stream(_: bytes) -> bytes:
+    """message.xml's packed bytes end before its packed size does: an unzip that streams goes on there."""
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = stream.compress(HEAD) + stream.flush() + b"more"
+    output = io.BytesIO()
+    with zipfile.ZipFile(output, "w") as archive:
+        for name, data in (("mimetype", MIMETYPE.encode()), ("message.xml", packed), ("META-INF/signatures.xml", DOCUMENT)):
+            archive.writestr(name, data)
+    data = output.getvalue()
+    for mark, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = data.rindex(mark, 0, data.index(b"message.xml", data.index(mark))) + at
+        fields = struct.pack("<HHHIII", 8, 0, 33, zlib.crc32(HEAD), len(packed), len(HEAD))
+        data = data[:start] + fields + data[start + len(fields) :]
+    return data
+
+
+TWO_READINGS: dict[str, Callable[[bytes], bytes]] = {
+    "another name in the local header": lambda data: _in_local_header(data, b"readme.txt", 30, b"message.xm"),
+    "another size in the local header": lambda data: _in_local_header(data, b"readme.txt", 22, b"\x07\x00\x00\x00"),
+    "another method in the local header": lambda data: _in_local_header(data, b"readme.txt", 8, b"\x00\x00"),
+    "other flags in the local header": lambda data: _in_local_header(data, b"readme.txt", 6, b"\x08\x00"),
+    "bytes behind the end record": lambda data: data + b"PK",
+    "a comment cut short": lambda data: data[:-2] + b"\x09\x00",
+    "bytes between directory and end record": lambda data: data[:-22] + b"\x00" * 4 + data[-22:],
+    "fewer entries than the directory has": lambda data: data[:-14] + b"\x03\x00\x03\x00" + data[-10:],
+    "bytes behind a stream's end": _with_bytes_behind_a_stream,
+}
+
+
+@pytest.mark.case("T07")
+@pytest.mark.parametrize("name", list(TWO_READINGS))
+def test_an_archive_that_two_unzip_programs_could_read_differently_is_refused(name: str) -> None:
+    with pytest.raises(ContainerError) as refused:
+        read_container(TWO_READINGS[name](archive_of(("readme.txt", b"nobody reads this one"))))
+
+    assert refused.value.kind == "container.malformed", refused.value
+
+
+@pytest.mark.case("T07")
+def test_sizes_in_a_second_place_are_refused() -> None:
+    def spoil(info: zipfile.ZipInfo) -> None:
+        info.extra = struct.pack("<HHQQ", 1, 16, 1, 1)
+
+    with pytest.raises(ContainerError):
+        read_container(archive_of(("attachment1", b"x"), change=spoil))

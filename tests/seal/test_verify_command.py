@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance import texts
 from appliance.commands import main
-from appliance.seal.codes import _CODES
+from appliance.seal.codes import CODES
 from tests.seal.workshop import Workshop
 from tests.vectors import VECTORS, needs_vectors
 
@@ -118,7 +118,7 @@ def test_an_anchor_decides_whether_the_configuration_is_believed(files: Path, ca
 
 def test_every_reason_has_a_text() -> None:
     reasons = {
-        *_CODES,
+        *CODES,
         "seal.evidence_gap",
         *(f"verify.{name}" for name in ("no_configuration", "no_tsa", "no_ca", "unknown_instance", "no_moment")),
     }

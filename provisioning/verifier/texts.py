@@ -1,0 +1,126 @@
+"""What the page says besides the catalogue's `verify.*`: key -> (Spanish, English). Placed into the page when it is built."""
+
+from __future__ import annotations
+
+PAGE_TEXTS: dict[str, tuple[str, str]] = {
+    "page.title": ("Verificador de mensajes sellados", "Verifier of sealed messages"),
+    "page.subtitle": (
+        "Red Multi-Fuente de Quintana Roo · funciona sin red: nada de lo que abra sale de este equipo",
+        "Multi-Fuente network of Quintana Roo · works without a network: nothing that you open leaves this computer",
+    ),
+    "page.language": ("English", "Español"),
+    "page.trust": ("1. Material de confianza", "1. Trust material"),
+    "page.trust.help": (
+        "El ancla de CEIQROO junto con la configuración global firmada; o un directorio de configuración; o los certificados de las "
+        "autoridades de certificación y de sellado de tiempo.",
+        "CEIQROO's anchor together with the signed global configuration; or a configuration directory; or the certificates of the "
+        "certification and time-stamping authorities.",
+    ),
+    "page.trust.files": ("Elegir archivos", "Choose files"),
+    "page.trust.folder": ("Elegir una carpeta", "Choose a folder"),
+    "page.trust.none": (
+        "Todavía no hay material de confianza: lo que dependa de él quedará sin decidir.",
+        "No trust material yet: what depends on it will be left undecided.",
+    ),
+    "page.trust.anchored": (
+        "Configuración de {instances} firmada por CEIQROO según el ancla. Compare su huella SHA-224 con la publicada:",
+        "Configuration of {instances}, signed by CEIQROO according to the anchor. Compare its SHA-224 fingerprint with the published one:",
+    ),
+    "page.trust.layout": (
+        "Configuración de {instances} sin ancla: nadie ha comprobado su firma aquí; responde de ella quien la entregó.",
+        "Configuration of {instances} without an anchor: nobody checked its signature here; who handed it over answers for it.",
+    ),
+    "page.trust.certificates": (
+        "Certificados sueltos: responde de ellos quien los entregó.",
+        "Certificates alone: who handed them over answers for them.",
+    ),
+    "page.trust.embedded": (
+        "Incluido en esta página por quien la entregó.",
+        "Built into this page by who handed it over.",
+    ),
+    "page.trust.refused": ("El material de confianza no sirve", "The trust material is of no use"),
+    "page.trust.ignored": ("No se usó", "Not used"),
+    "page.container": ("2. Mensajes sellados", "2. Sealed messages"),
+    "page.container.help": (
+        "Suelte aquí uno o más contenedores (.asice), o elíjalos.",
+        "Drop one or more containers (.asice) here, or choose them.",
+    ),
+    "page.container.files": ("Elegir contenedores", "Choose containers"),
+    "page.container.too_many": ("Se verifican a lo más {most} contenedores a la vez", "At most {most} containers are verified at a time"),
+    "page.moment": ("Juzgar en otro momento que el del sello de tiempo", "Judge at another moment than the time stamp's"),
+    "page.moment.label": ("Fecha y hora (UTC)", "Date and time (UTC)"),
+    "page.moment.given": (
+        "Juzgado en el momento indicado, no en el del sello de tiempo",
+        "Judged at the given moment, not at the time stamp's",
+    ),
+    "page.working": ("Verificando {name} …", "Verifying {name} …"),
+    "page.results": ("3. Resultado", "3. Result"),
+    "page.verdict.valid": (
+        "El sello es auténtico y el contenido es el que se selló.",
+        "The seal is genuine and the content is what was sealed.",
+    ),
+    "page.verdict.invalid": (
+        "Este archivo no prueba lo que dice: no debe usarse como evidencia.",
+        "This file does not prove what it says: it must not be used as evidence.",
+    ),
+    "page.verdict.undecidable": (
+        "Falta algo para decidir: no es ni válido ni inválido.",
+        "Something needed to decide is missing: neither valid nor invalid.",
+    ),
+    "page.file": ("Archivo", "File"),
+    "page.digest": ("SHA-256 del archivo", "SHA-256 of the file"),
+    "page.digest.too_large": ("(archivo demasiado grande para calcularlo aquí)", "(file too large to compute it here)"),
+    "page.sender": ("Remitente", "Sender"),
+    "page.stamped": ("Sellado el", "Stamped on"),
+    "page.reason": ("Motivo", "Reason"),
+    "page.trusted": ("Confianza", "Trust"),
+    "page.checked": ("Verificado el", "Verified on"),
+    "page.steps": ("Lista de comprobación", "Checklist"),
+    "page.step.number": ("Núm.", "No."),
+    "page.step.name": ("Comprobación", "Check"),
+    "page.step.verdict": ("Resultado", "Result"),
+    "page.step.passed": ("Correcto", "Passed"),
+    "page.step.failed": ("Falla", "Failed"),
+    "page.step.skipped": ("No aplica", "Does not apply"),
+    "page.step.undecided": ("Sin decidir", "Undecided"),
+    "page.step.not_reached": ("No se llegó", "Not reached"),
+    "page.attachments": ("Anexos", "Attachments"),
+    "page.attachment.name": ("Anexo", "Attachment"),
+    "page.attachment.digest": ("Resumen", "Digest"),
+    "page.json": ("Informe para programas (JSON)", "Report for programs (JSON)"),
+    "page.print": ("Imprimir", "Print"),
+    "page.version": ("Verificador {version}", "Verifier {version}"),
+    "page.insecure": (
+        "Este navegador no permite cifrado en esta dirección. Guarde la página y ábrala desde su equipo.",
+        "This browser does not allow cryptography at this address. Save the page and open it from your computer.",
+    ),
+    "page.too_old": (
+        "Este navegador es demasiado viejo para verificar: hace falta uno de 2023 o posterior.",
+        "This browser is too old to verify: one of 2023 or later is needed.",
+    ),
+    "page.script_off": ("Esta página necesita JavaScript.", "This page needs JavaScript."),
+    "fact.bytes": ("bytes", "bytes"),
+    "fact.attachments": ("anexos", "attachments"),
+    "fact.sender": ("remitente", "sender"),
+    "fact.references": ("firmado", "signed"),
+    "fact.claimed_time": ("hora que declara quien firmó", "time claimed by the signer"),
+    "fact.stamped_at": ("sellado el", "stamped on"),
+    "fact.authority": ("autoridad", "authority"),
+    "fact.covered": ("cubierto", "covered"),
+    "fact.method": ("método", "method"),
+    "fact.subject": ("certificado de", "certificate of"),
+    "fact.member": ("miembro", "member"),
+    "fact.issuer": ("emisor", "issuer"),
+    "fact.produced_at": ("confirmado el", "confirmed on"),
+    "fact.this_update": ("estado del", "status of"),
+    "fact.not_stored": ("sin guardar", "not stored"),
+    "fact.gap_s": ("segundos entre ambos", "seconds between both"),
+    "verify.reason.verify.unsupported_here": (
+        "este navegador no puede calcularlo; use xacbe verify",
+        "this browser cannot compute it; use xacbe verify",
+    ),
+    "verify.reason.verify.too_large_here": (
+        "demasiado grande para un navegador; use xacbe verify",
+        "too large for a browser; use xacbe verify",
+    ),
+}
