@@ -20,6 +20,7 @@ from appliance.clock import from_us, iso
 from appliance.model.identifiers import ClientId
 from appliance.trust.global_configuration import parse_anchor
 from appliance.trust.optional_parts import FETCH_INTERVAL, FILES, MONITORING, NEXT_UPDATE
+from appliance.trust.standing import SUSPENDED
 from provisioning.authority.profiles import Profile
 from provisioning.centre import Centre, Parameters
 from provisioning.records import ApprovedAuthority, Group, Server, Snapshot
@@ -257,6 +258,10 @@ def _add_settings(root: etree._Element, snapshot: Snapshot, parameters: Paramete
     _add(settings, "ocspFreshnessSeconds", str(parameters.ocsp_freshness_s))
     ours = etree.SubElement(root, f"{{{EXTENSION}}}xacbe", nsmap={"x": EXTENSION})
     _add(ours, f"{{{EXTENSION}}}stampGraceSeconds", str(parameters.stamp_grace_s))
+    for member in snapshot.suspended:
+        stated = _add(ours, f"{{{EXTENSION}}}standing", SUSPENDED)
+        stated.set("memberClass", member.member_class)
+        stated.set("memberCode", member.member_code)
 
 
 def _add_class(parent: etree._Element, code: str, description: str) -> None:

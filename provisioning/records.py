@@ -91,6 +91,8 @@ class Snapshot:
     servers: tuple[Server, ...]
     authorities: tuple[ApprovedAuthority, ...]
     stamping: tuple[ApprovedStamping, ...]
+    suspended: tuple[ClientId, ...] = ()
+    """Members that are left out for now: their boxes are told so (II.2.XIV)."""
     groups: tuple[Group, ...] = ()
     federated: tuple[tuple[str, bytes], ...] = ()
     """Instances that this one federates with, each with its anchor (XML)."""

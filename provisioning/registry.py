@@ -355,6 +355,10 @@ class Registry:
             servers=servers,
             authorities=tuple(ApprovedAuthority(*row) for row in authorities),
             stamping=tuple(ApprovedStamping(*row) for row in read("SELECT name, url, certificate FROM approved_stamping ORDER BY name")),
+            suspended=tuple(
+                ClientId(instance, *row)
+                for row in read("SELECT class, code FROM members WHERE suspended_us IS NOT NULL ORDER BY class, code").fetchall()
+            ),
             groups=self._groups(active),
             federated=self.federated(),
             monitoring_client=self._monitoring_client(),

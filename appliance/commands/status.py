@@ -13,6 +13,7 @@ import msgspec
 from appliance.clock import Clock, SystemClock, iso
 from appliance.commands.verbs import catalogued, print_json, printable
 from appliance.errors import XacbeError
+from appliance.health.horizons import soonest
 from appliance.hsm.wire import TokenStatus
 from appliance.messagelog.wire import LogStatus
 from appliance.net.local_sockets import BlockingClient, channel_path
@@ -115,6 +116,11 @@ def _autonomy(box: BoxStatus, trust: TrustStatus | None, now_us: int) -> list[st
     for key, ends in (("status.sealing", box.sealing_ends_us), ("status.configuration", box.configuration_expires_us)):
         left = text("status.unknown") if ends is None else text("status.ended") if ends <= now_us else duration((ends - now_us) / 1e6)
         lines.append(text(key, left=left))
+    first = soonest(box.horizons)
+    if first is not None and first.ends_us is not None:
+        left = duration((first.ends_us - now_us) / 1e6)
+        service = catalogued("autonomy.service", first.service)
+        lines.append(text("status.autonomy", left=left, service=service, rule=printable(first.rule)))
     produced = [one.produced_at_us for one in trust.evidence] if trust is not None else []
     if produced:
         lines.append(text("status.ocsp", age=duration((now_us - min(produced)) / 1e6), count=len(produced)))
@@ -127,7 +133,8 @@ def _log(log: LogStatus | None, now_us: int) -> list[str]:
         return [text("status.log_away")]
     stamped = text("status.never") if log.last_stamp_us is None else duration((now_us - log.last_stamp_us) / 1e6)
     first = text("status.log", records=log.records, free=f"{log.free_bytes / (1 << 30):.1f}")
-    return [first, text("status.stamp", age=stamped, waiting=log.waiting_for_stamp)]
+    lines = [first, text("status.stamp", age=stamped, waiting=log.waiting_for_stamp)]
+    return [*lines, text("status.notices", count=log.notices_due)] if log.notices_due else lines
 
 
 def duration(seconds: float) -> str:

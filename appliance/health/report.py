@@ -10,6 +10,7 @@ import re
 
 import msgspec
 
+from appliance.health.horizons import RULES
 from appliance.hsm.wire import TokenStatus
 from appliance.messagelog.wire import LogStatus
 from appliance.supervision.states import ADVICE, BoxState
@@ -91,6 +92,9 @@ def _box(box: BoxStatus | None, now_us: int) -> dict[str, Figure]:
         "Silent services": " ".join(word for word in box.silent_services if _is_kind(word)),
         "Autonomy/Sealing ends": box.sealing_ends_us,
         "Autonomy/Configuration expires": box.configuration_expires_us,
+        "Autonomy/Soonest": next((one.service for one in box.horizons if one.ends_us is not None and _is_kind(one.service)), ""),
+        **{f"Autonomy/{service} s": None for service in RULES},
+        **{f"Autonomy/{one.service} s": _left(now_us, one.ends_us) for one in box.horizons if one.service in RULES},
     }
 
 
@@ -127,6 +131,7 @@ def _log(log: LogStatus | None, now_us: int) -> dict[str, Figure]:
         "Log/Waiting for stamp": log.waiting_for_stamp,
         "Log/Oldest waiting s": _age(now_us, log.oldest_waiting_us),
         "Stamp/Age s": _age(now_us, log.last_stamp_us),
+        "Log/Notices due": log.notices_due,
     }
 
 
@@ -179,6 +184,10 @@ def _is_kind(text: str) -> bool:
 
 def _word(text: str) -> str:
     return text if _WORD.fullmatch(text) else "unknown"
+
+
+def _left(now_us: int, ends_us: int | None) -> float | None:
+    return None if ends_us is None else round((ends_us - now_us) / 1e6, 0)
 
 
 def _age(now_us: int, then_us: int | None) -> float | None:

@@ -15,10 +15,11 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from appliance import durable
-from appliance.clock import Clock
+from appliance.clock import Clock, to_us
 from appliance.configuration_files import INSTANCES_MAX, AcceptedStore, write_layout
 from appliance.errors import UnavailableError, UnverifiedError, XacbeError
 from appliance.journal import event
+from appliance.model.identifiers import ServerId
 from appliance.net import fetch
 from appliance.net.fetch import FetchError, FetchLimits, FetchStatusError
 from appliance.processes.clock_watch import ClockWatch
@@ -136,6 +137,17 @@ class ConfigurationKeeper:
         if not self.has_anchor:
             raise ConfigurationAbsentError("no configuration anchor yet")
         return self._own.view(self._clock.now_us()).shared
+
+    def standing(self, server: ServerId) -> str:
+        """What the newest configuration says of a box, also when it has expired; empty before there is one."""
+        own = self._own.in_force if self.has_anchor else None
+        return "" if own is None else own.shared.standing_of(server)
+
+    def last_tsas_end_us(self) -> int | None:
+        """When the certificate of the last time-stamping authority runs out."""
+        own = self._own.in_force if self.has_anchor else None
+        ends = [] if own is None else [to_us(tsa.certificate.not_valid_after_utc) for tsa in own.shared.tsas]
+        return max(ends, default=None)
 
     def view(self) -> View:
         """What other processes see: what the files say, never a later expiry than theirs. Generation 0 before the first configuration."""

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from appliance import durable
-from appliance.clock import Clock
+from appliance.clock import Clock, to_us
 from appliance.errors import UnavailableError, UnverifiedError, XacbeError
 from appliance.hsm.wire import KeyRecord
 from appliance.journal import event
@@ -30,7 +30,7 @@ from appliance.processes.clock_watch import ClockWatch
 from appliance.processes.configuration_fetching import ConfigurationKeeper
 from appliance.processes.trust_services import Generation, ServiceBook
 from appliance.settings import TrustAgentSettings
-from appliance.trust import ocsp
+from appliance.trust import chains, ocsp
 from appliance.trust.global_configuration import CaCertificate, SharedParameters
 from appliance.trust.ocsp import OcspFacts, OcspRevokedError, OcspStaleError
 from appliance.trust.wire import Evidence, OwnEvidence
@@ -107,6 +107,16 @@ class EvidenceKeeper:
             if held.facts is not None
         ]
         return OwnEvidence(self.generation.value, found, self._watch.signed)
+
+    def certificates_end_us(self) -> int | None:
+        """When the first certificate runs out that cannot be replaced by another one at hand: the latest of each subject and purpose, and
+        those of their issuers. None: no certificate of ours is known yet."""
+        latest: dict[tuple[bytes, bool], int] = {}
+        for held in self._held.values():
+            kind = held.certificate.subject.public_bytes(), chains.is_authentication_certificate(held.certificate)
+            end_us = min(to_us(held.certificate.not_valid_after_utc), to_us(held.issuer.certificate.not_valid_after_utc))
+            latest[kind] = max(latest.get(kind, 0), end_us)
+        return min(latest.values(), default=None)
 
     def _clock_news(self) -> None:
         if self.generation.value:  # generation 0 says nothing yet

@@ -22,6 +22,7 @@ from appliance import durable, topology
 from appliance.access.local_configuration import Change, LocalConfigurationStore
 from appliance.clock import Clock, SystemClock
 from appliance.errors import UnavailableError, XacbeError
+from appliance.health.horizons import TSA, has_ended, horizons
 from appliance.health.wire import Incident
 from appliance.hsm.wire import TokenStatus
 from appliance.journal import event, start_journal
@@ -41,9 +42,11 @@ from appliance.supervision.wire import (
     ChangeEnrolment,
     ChangeRights,
     ChangeServices,
+    Horizon,
     LocalConfiguration,
     LocalNews,
 )
+from appliance.trust.standing import ABSENT, SUSPENDED, TERMINATED
 from appliance.trust.wire import TrustStatus
 from appliance.version import VERSION
 
@@ -130,7 +133,8 @@ class Supervisor:
             self._started_us,
             sealing_ends_at_us(self._trust),
             None if self._trust is None else self._trust.expires_us,
-            list(silent_services(self._trust, self._clock.now_us())),
+            list(self._silent()),
+            self._horizons(),
         )
 
     async def _local_configuration(self, caller: str, payload: bytes) -> LocalConfiguration:
@@ -230,25 +234,40 @@ class Supervisor:
             self._told = self._state
 
     def _facts(self) -> Facts:
-        now_s = self._clock.monotonic_s()
+        now_s, now_us = self._clock.monotonic_s(), self._clock.now_us()
         statuses = self._heard.statuses(now_s)
-        silent = set(silent_services(self._trust, self._clock.now_us()))
-        # The recorder meets a silent time-stamping authority first: it asks whenever a message waits.
-        silent |= {"tsa" for one in statuses if one.process == "recorder" and "tsa" in one.waits_for}
+        standing = "" if self._trust is None else self._trust.standing
+        ended = {one.service for one in self._horizons() if has_ended(one, now_us)}
         return Facts(
-            now_us=self._clock.now_us(),
+            now_us=now_us,
             enrolled=self._store.enrolled,
             token=None if self._token is None else self._token.state,
             sealing_ends_us=sealing_ends_at_us(self._trust),
             configuration_expires_us=None if self._trust is None else self._trust.expires_us,
-            silent_services=tuple(sorted(silent)),
+            silent_services=self._silent(),
             held=tuple(name for name in topology.BY_NAME if (self._run / name / HELD_MARK).exists()),
             silent_processes=tuple(one.process for one in statuses if one.state == "silent" and one.process != "supervisor"),
             waiting_processes=tuple(one.process for one in statuses if one.state == "waiting"),
             log_full=self._log_status is not None and self._log_status.state == "full",
             clock=(self._heard.facts_of("trust_agent", now_s) or {}).get("clock", ""),
             local_fell_back=self._store.fell_back,
+            suspended=standing == SUSPENDED,
+            terminated=standing == TERMINATED,
+            unregistered=standing == ABSENT,
+            stamps_ended=TSA in ended and self._log_status is not None,
+            certificates_end_us=None if self._trust is None else self._trust.certificates_end_us,
+            notices_waiting=self._log_status is not None and self._log_status.notices_due > 0,
         )
+
+    def _silent(self) -> tuple[str, ...]:
+        """The recorder meets a silent time-stamping authority first: it asks whenever a message waits."""
+        silent = set(silent_services(self._trust, self._clock.now_us()))
+        if self._log_status is not None and self._log_status.outage_since_us is not None:
+            silent.add(TSA)
+        return tuple(sorted(silent))
+
+    def _horizons(self) -> list[Horizon]:
+        return horizons(self._clock.now_us(), self._trust, self._log_status, self._silent())
 
     def _tell(self, kind: str, facts: dict[str, str]) -> None:
         self._incidents.append(Incident(kind, "supervisor", self._clock.now_us(), facts))

@@ -18,6 +18,7 @@ from appliance import durable
 from appliance.clock import Clock, SystemClock
 from appliance.errors import RefusedError
 from appliance.journal import start_journal
+from appliance.model.identifiers import ClientId, ServerId
 from appliance.net.local_sockets import Handler, LocalClient, LocalServer, channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.clock_watch import FILE_NAME, ClockWatch
@@ -53,6 +54,7 @@ class TrustAgent:
         durable.make_directory(root, ROOT_MODE)
         root.chmod(ROOT_MODE)
         self._state, self._clock = state, clock
+        self._server = ServerId(ClientId(box.instance, box.member_class, box.member_code), box.server_code)
         self._book, self._watch = ServiceBook(clock), ClockWatch(root / FILE_NAME, clock, log)
         self._signer = LocalClient(channel_path(state, "signer", NAME))
         self._configuration = ConfigurationKeeper(root, box.instance, settings, clock, self._book, self._watch, log)
@@ -110,7 +112,15 @@ class TrustAgent:
     async def _trust_status(self, _: str, __: bytes) -> TrustStatus:
         view = self._configuration.view()
         expires_us = view.expires_us if view.generation else None
-        return TrustStatus(view.generation, expires_us, self._book.health(), self._evidence.evidence().evidence)
+        ends = [end for end in (self._evidence.certificates_end_us(), self._configuration.last_tsas_end_us()) if end is not None]
+        return TrustStatus(
+            view.generation,
+            expires_us,
+            self._book.health(),
+            self._evidence.evidence().evidence,
+            min(ends, default=None),
+            self._configuration.standing(self._server),
+        )
 
     async def _install_anchor(self, _: str, payload: bytes) -> None:
         await self._configuration.install(msgspec.msgpack.decode(payload, type=AnchorInstall).anchor)

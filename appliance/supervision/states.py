@@ -67,6 +67,12 @@ class Facts:
     local_fell_back: bool = False
     suspended: bool = False
     terminated: bool = False
+    unregistered: bool = False
+    """The global configuration in force does not name this box."""
+    stamps_ended: bool = False
+    """Every time-stamping authority is silent, and the grace for messages without a stamp is over."""
+    certificates_end_us: int | None = None
+    notices_waiting: bool = False
 
 
 _TOKEN_ADVICE = {
@@ -82,6 +88,7 @@ ADVICE = (
     "advice.terminated",
     "advice.held",
     "advice.suspended",
+    "advice.not_registered",
     "advice.enrol",
     *_TOKEN_ADVICE.values(),
     "advice.token_unknown",
@@ -90,12 +97,15 @@ ADVICE = (
     "advice.configuration_expired",
     "advice.evidence_missing",
     "advice.evidence_ended",
+    "advice.stamps_ended",
+    "advice.certificates_ended",
     "advice.clock_stopped",
     "advice.clock_off",
     "advice.centre_silent",
     "advice.process_silent",
     "advice.process_waiting",
     "advice.local_fell_back",
+    "advice.notices_waiting",
 )
 """Every key that `derive` gives."""
 
@@ -112,6 +122,7 @@ def derive(facts: Facts) -> tuple[BoxState, list[str]]:
         "advice.process_silent": bool(facts.silent_processes),
         "advice.process_waiting": bool(facts.waiting_processes) and not unprovisioned,
         "advice.local_fell_back": facts.local_fell_back,
+        "advice.notices_waiting": facts.notices_waiting,
     }
     return state, advice + [key for key, true in extra.items() if true and key not in advice]
 
@@ -129,6 +140,9 @@ def _state(facts: Facts, advice: list[str]) -> BoxState:
     if not facts.enrolled:
         advice.append("advice.enrol")
         return BoxState.UNPROVISIONED
+    if facts.unregistered:  # nobody in the network believes its seals: the same as a suspension, whatever CEIQROO's reason
+        advice.append("advice.not_registered")
+        return BoxState.SUSPENDED
     if facts.token != "ready":  # noqa: S105  a state, not a secret
         advice.append(_TOKEN_ADVICE.get(facts.token, "advice.token_unknown"))
         return BoxState.LOCKED
@@ -139,8 +153,8 @@ def _state(facts: Facts, advice: list[str]) -> BoxState:
 
 
 def _sealing_obstacles(facts: Facts) -> list[str]:
-    """What forbids new seals: a full log, no valid configuration, no OCSP response that a stamp could still stand beside (IV.3.V), a clock
-    that cannot be right."""
+    """What forbids exchanges: a full log, no valid configuration, no OCSP response that a stamp could still stand beside (IV.3.V), a
+    certificate that has run out, no stamps and no grace (IV.3.VI), a clock that cannot be right."""
     found = ["advice.log_full"] if facts.log_full else []
     for ends, missing, ended in (
         (facts.configuration_expires_us, "advice.configuration_missing", "advice.configuration_expired"),
@@ -150,7 +164,9 @@ def _sealing_obstacles(facts: Facts) -> list[str]:
             found.append(missing)
         elif ends <= facts.now_us:
             found.append(ended)
-    return found + ["advice.clock_stopped"] * (facts.clock == "stop")
+    if facts.certificates_end_us is not None and facts.certificates_end_us <= facts.now_us:
+        found.append("advice.certificates_ended")
+    return found + ["advice.stamps_ended"] * facts.stamps_ended + ["advice.clock_stopped"] * (facts.clock == "stop")
 
 
 def steps(current: BoxState, wanted: BoxState) -> list[BoxState]:

@@ -36,6 +36,15 @@ class ProcessStatus(msgspec.Struct, array_like=True):
     facts: dict[str, str]
 
 
+class Horizon(msgspec.Struct, array_like=True):
+    """Until when the box could exchange if `service` fell silent now, and the rule that stops it then. `silent`: it is silent already."""
+
+    service: str
+    rule: str
+    ends_us: int | None
+    silent: bool = False
+
+
 class BoxStatus(msgspec.Struct, array_like=True):
     """`box_status`: `state` is one of `supervision.states.BoxState`; `advice`: catalogue keys of what to do, most urgent first."""
 
@@ -50,6 +59,8 @@ class BoxStatus(msgspec.Struct, array_like=True):
     configuration_expires_us: int | None = None
     silent_services: list[str] = []
     """Trust services of which no address answers, by kind."""
+    horizons: list[Horizon] = []
+    """How long each service could be silent, soonest first (`health.horizons`)."""
 
 
 class LocalConfiguration(msgspec.Struct, array_like=True):

@@ -17,6 +17,7 @@ from lxml import etree
 from appliance.errors import UnverifiedError
 from appliance.model import certificates
 from appliance.model.identifiers import ClientId, IdentifierError, ServerId
+from appliance.trust.standing import STATED, standing_of
 
 SHARED_BYTES_MAX = 32 << 20
 """The largest national instance is near 3 MB; libxml2's own limits (depth 256, 10 MB a text) hold besides."""
@@ -97,6 +98,8 @@ class SharedParameters:
     stamp_grace_s: int = 0
     """How long messages may be delivered without a time stamp while every authority is silent (IV.3.VI)."""
     sources: tuple[Source, ...] = ()
+    stated: dict[ClientId | ServerId, str] = field(default_factory=dict)
+    """Members and servers that CEIQROO has suspended or whose membership has ended (`trust.standing`)."""
     _by_subject: dict[bytes, CaCertificate] = field(init=False, repr=False, compare=False, default_factory=dict)
     _by_client: dict[ClientId, list[SecurityServer]] = field(init=False, repr=False, compare=False, default_factory=dict)
     _by_hash: dict[bytes, SecurityServer] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -117,6 +120,11 @@ class SharedParameters:
     def servers_of(self, client: ClientId) -> tuple[SecurityServer, ...]:
         """Servers on which exactly this client is registered, or whose owner it is (sheet 3.2)."""
         return tuple(self._by_client.get(client, ()))
+
+    def standing_of(self, server: ServerId) -> str:
+        """What the configuration says of a box: a word of `trust.standing`."""
+        stated = [self.stated[named] for named in (server.owner, server) if named in self.stated]
+        return standing_of(any(one.id == server for one in self.servers), stated)
 
     def server_by_auth_hash(self, sha256: bytes) -> SecurityServer | None:
         """The server that registered the authentication certificate with this hash."""
@@ -174,6 +182,7 @@ def parse_shared_parameters(xml: bytes, version: int) -> SharedParameters:
         groups={child_text(group, "groupCode"): frozenset(_group_members(group)) for group in root.iterchildren("globalGroup")},
         ocsp_freshness_s=whole_number(child_text(settings, "ocspFreshnessSeconds"), 1, OCSP_FRESHNESS_S_MAX),
         stamp_grace_s=_grace(root) if version >= 3 else 0,
+        stated=dict(_stated(root, instance)) if version >= 3 else {},
         sources=tuple(_sources(root)) if version >= 3 else (),
     )
 
@@ -300,6 +309,18 @@ def _anchor(element: etree._Element) -> Anchor:
     if not sources or not all(source.certificates for source in sources):
         raise ConfigurationMalformedError("an anchor without a source, or a source without a certificate")
     return Anchor(child_text(element, "instanceIdentifier"), sources)
+
+
+def _stated(root: etree._Element, instance: str) -> Iterator[tuple[ClientId | ServerId, str]]:
+    """Our own extension: `standing` with the class and code of a member, a server's code where one box alone is meant, and the word."""
+    extension = root.find(f"{_OURS}xacbe")
+    for element in () if extension is None else extension.iterchildren(f"{_OURS}standing"):
+        member_class, member_code, server_code = (element.get(name) or "" for name in ("memberClass", "memberCode", "serverCode"))
+        word = _own_text(element)
+        if not member_class or not member_code or word not in STATED:
+            raise ConfigurationMalformedError("a standing without a member, or with a word that is not known")
+        member = ClientId(instance, member_class, member_code)
+        yield (ServerId(member, server_code) if server_code else member), word
 
 
 def _grace(root: etree._Element) -> int:

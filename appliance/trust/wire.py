@@ -89,3 +89,8 @@ class TrustStatus(msgspec.Struct, array_like=True):
     expires_us: int | None
     services: list[ServiceHealth]
     evidence: list[Evidence]
+    certificates_end_us: int | None = None
+    """When the first certificate runs out that the box cannot do without: of its own keys (the latest of each), their issuers, the last
+    time-stamping authority."""
+    standing: str = ""
+    """What the global configuration says of this box: `registered`, `suspended`, `terminated`, `absent`; empty: there is none yet."""

@@ -48,6 +48,16 @@ def facts(**changed: object) -> Facts:
             BoxState.OPERATIONAL,
             ["advice.process_silent", "advice.local_fell_back"],
         ),
+        ({"unregistered": True}, BoxState.SUSPENDED, ["advice.not_registered"]),
+        ({"unregistered": True, "enrolled": False}, BoxState.UNPROVISIONED, ["advice.enrol"]),
+        (
+            {"stamps_ended": True, "silent_services": ("tsa",)},
+            BoxState.SEALING_STOPPED,
+            ["advice.stamps_ended", "advice.centre_silent"],
+        ),
+        ({"certificates_end_us": 10 * H}, BoxState.SEALING_STOPPED, ["advice.certificates_ended"]),
+        ({"certificates_end_us": 10 * H + 1}, BoxState.OPERATIONAL, []),
+        ({"notices_waiting": True}, BoxState.OPERATIONAL, ["advice.notices_waiting"]),
         ({"waiting_processes": ("relay",)}, BoxState.OPERATIONAL, ["advice.process_waiting"]),
     ],
 )
