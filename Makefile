@@ -19,7 +19,7 @@ if [ -n "$$missing" ]; then echo "apt-get install" $$missing; \
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 endef
 
-.PHONY: verify.html demo test setup lint bench nightly clean debian report
+.PHONY: verify.html demo test setup lint bench nightly nightly-trixie clean debian report
 
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
@@ -54,6 +54,12 @@ verify.html: setup
 nightly: setup
 	@$(call install,$(DEBIAN_TEST))
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest $(T)
+
+# The same tests on what the image is made of: Debian 13, Python 3.13, OpenSSL 3.5. As root; the root is made once, in build/trixie.
+DEBIAN_TRIXIE := mmdebstrap bubblewrap
+nightly-trixie:
+	@$(call install,$(DEBIAN_TRIXIE))
+	@tests/trixie.sh $(T)
 
 clean:
 	rm -rf build $(VENV) *.egg-info

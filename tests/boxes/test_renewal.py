@@ -21,6 +21,7 @@ from appliance.seal import xades
 from appliance.seal.container import read_container
 from provisioning.lab import network
 from tests.boxes.conftest import BIN, Lab
+from tests.depth import DEEP
 
 pytestmark = pytest.mark.lab
 
@@ -29,11 +30,11 @@ SOONER = "\n[trust_agent]\nconfiguration_fetch_interval_s = 1\n"
 CLIENTS = 4
 
 
-@pytest.fixture(scope="module")
-def own_lab() -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["softhsm", "swtpm"] if DEEP else ["softhsm"])
+def own_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A network whose boxes fetch the configuration every second: the wait for the slowest peer is short."""
     directory = Path(tempfile.mkdtemp(prefix="xacbe-renewal-"))
-    document = network.up(directory, 2, "softhsm", BASE, 1, lambda line: None, settings=SOONER)
+    document = network.up(directory, 2, request.param, BASE, 1, lambda line: None, settings=SOONER)
     yield Lab(directory, document)
     network.down(directory)
     shutil.rmtree(directory)
