@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 LANG_XACBE ?= es
 DEBIAN := python3-venv python3-dev gcc pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools tpm2-tools \
           mosquitto mosquitto-clients openssl curl procps
-# The browser that judges verify.html, and judges of containers that are not ours.
-DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip
+# The browser that judges verify.html, judges of containers that are not ours, and of what a process asks the kernel for.
+DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip strace
 DEBIAN_BENCH := nginx-light wrk
 
 # Installs what is missing and nothing else; dpkg-query is asked first, so a ready machine is left alone.

@@ -133,8 +133,8 @@ class Pkcs11Token:
             return self._facts(token.PIN_LOCKED, 0)
         except TokenLockedError:
             return self._facts(token.LOCKED, _tries_left(self._found))
-        except TokenAbsentError:
-            return self._facts(token.ABSENT, None)
+        except TokenAbsentError as error:
+            return self._facts(token.ABSENT, None, str(error))
         return self._facts(token.READY, None)
 
     def keys(self) -> Sequence[TokenKey]:
@@ -249,7 +249,9 @@ class Pkcs11Token:
             wanted["token_serial"] = self._serial.encode()
         try:
             self._found = self._module_anew().get_token(**wanted)
-        except (PKCS11Error, pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
+        except pkcs11.MultipleTokensReturned:
+            raise TokenAbsentError(f"several tokens are called {self._label}: name one by signer.token_serial") from None
+        except (PKCS11Error, pkcs11.NoSuchToken) as error:
             raise TokenAbsentError(f"no token {self._label or self._serial}: {type(error).__name__}") from None
         return self._found
 
@@ -300,8 +302,8 @@ class Pkcs11Token:
         """Without logout: the module is finalised before it is used again, which ends every session."""
         self._session, self._private = None, {}
 
-    def _facts(self, state: str, tries_left: int | None) -> TokenFacts:
-        return TokenFacts("pkcs11", self._label, self._serial, state, tries_left)
+    def _facts(self, state: str, tries_left: int | None, reason: str = "") -> TokenFacts:
+        return TokenFacts("pkcs11", self._label, self._serial, state, tries_left, reason)
 
     def _load_private(self) -> dict[str, tuple[Any, str]]:
         found = self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, byref, c_ubyte, c_ulong, c_void_p
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -25,13 +26,14 @@ _INITIALIZE, _FINALIZE, _INIT_TOKEN = 0, 1, 9
 
 
 def seen(module: Any, label: str, serial: str) -> list[TokenSeen]:
-    """Every token of the module. `chosen`: the one that the settings name."""
-    found = []
+    """Every token of the module. `chosen`: the one that the settings name; none where they name several."""
+    found: list[TokenSeen] = []
     for one in _tokens(module):
         chosen = bool(one.flags & TokenFlag.TOKEN_INITIALIZED) and _is_named(one, label, serial)
         state = _state(one) if one.flags & TokenFlag.TOKEN_INITIALIZED else token.UNINITIALISED
         found.append(TokenSeen("pkcs11", one.label.strip(), serial_of(one), _text(one.model), state, chosen))
-    return found
+    is_one = sum(one.chosen for one in found) == 1
+    return [replace(one, chosen=one.chosen and is_one) for one in found]
 
 
 def initialise(module: Any, path: str, label: str, serial: str, so_pin: str) -> None:

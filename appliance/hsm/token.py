@@ -119,6 +119,8 @@ class TokenFacts:
     serial: str
     state: str
     tries_left: int | None = None
+    reason: str = ""
+    """Of ABSENT, for whoever has to find the token: nothing by that name, or two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ class Signer:
         """Raises by the token's state, so that every caller hears what is the matter and no turn is spent."""
         match self._facts.state:
             case token.ABSENT:
-                raise TokenAbsentError(f"no token {self._facts.label or self._facts.serial}")
+                raise TokenAbsentError(self._facts.reason or f"no token {self._facts.label or self._facts.serial}")
             case token.LOCKED:
                 raise token.TokenLockedError("the token waits for its PIN")
             case token.PIN_REJECTED:
@@ -373,7 +373,7 @@ class Signer:
         before, self._facts = self._facts.state, facts
         if facts.state == before:
             return
-        event(self._log, logging.WARNING, "token.state_changed", before=before, after=facts.state, serial=facts.serial)
+        event(self._log, logging.WARNING, "token.state_changed", before=before, after=facts.state, serial=facts.serial, reason=facts.reason)
         self._audit.later("token.state_changed", {"before": before, "after": facts.state, "serial": facts.serial})
         if facts.state in (token.PIN_REJECTED, token.PIN_LOCKED) and not self._pin_noted:
             self._note_refusal()

@@ -1,4 +1,5 @@
-"""A token that is pulled out of a running box, comes back, or comes back as another one: told in a second, over in five, nobody restarted (T57)."""
+"""A token that is pulled out of a running box, comes back, or comes back as another one: told in a second, over in five, nobody restarted
+(T57)."""
 
 from __future__ import annotations
 

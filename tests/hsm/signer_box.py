@@ -71,13 +71,13 @@ class SignerBox:
         self.process: subprocess.Popen[bytes] | None = None
         self._clients: dict[str, LocalClient] = {}
 
-    def start(self) -> None:
-        """As systemd passes sockets: descriptors from 3 on, LISTEN_PID the process itself."""
+    def start(self, *under: str) -> None:
+        """As systemd passes sockets: descriptors from 3 on, LISTEN_PID the process itself. `under`: words of a program that runs it."""
         high = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 50) for sock in self._listeners.values()]
         moved = " ".join(f"{3 + place}<&{fd}" for place, fd in enumerate(high))
         names = ":".join(f"channel.{caller}" for caller in self._listeners)
         command = ["/bin/bash", "-c", f'LISTEN_PID=$$ LISTEN_FDNAMES={names} exec "$@" {moved}', "sh"]
-        command += [sys.executable, "-m", "appliance", "signer", "--state", str(self.state)]
+        command += [*under, sys.executable, "-m", "appliance", "signer", "--state", str(self.state)]
         with (self.state / "signer.log").open("ab") as log:
             self.process = subprocess.Popen(command, pass_fds=high, stderr=log, env={"PATH": os.defpath})
         for fd in high:
