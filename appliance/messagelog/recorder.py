@@ -347,7 +347,7 @@ class Recorder:
             replay_key=replay_key,
             signed_at_us=request.signed_at_us,
             attachment_bytes=request.attachment_bytes,
-            begins_us=max(request.seal.ocsp_produced_at_us, request.seal.ocsp_this_update_us) - EVIDENCE_GAP_MAX_US,
+            begins_us=begins_us(request.seal),
         )
 
     def _not_written(self, error: XacbeError, request: Append, answer: asyncio.Future[Appended]) -> None:
@@ -449,3 +449,8 @@ def group_of(side: str, client: str, service: str) -> str:
 def ends_us(seal: Seal) -> int:
     """The last moment for this seal's stamp: eight hours after the older of the OCSP response's times, less our margin (IV.3.V)."""
     return min(seal.ocsp_produced_at_us, seal.ocsp_this_update_us) + EVIDENCE_GAP_MAX_US - CREATION_MARGIN_US
+
+
+def begins_us(seal: Seal) -> int:
+    """The first moment at which a stamp fits this seal: eight hours before the newer of the OCSP response's times (IV.3.V)."""
+    return max(seal.ocsp_produced_at_us, seal.ocsp_this_update_us) - EVIDENCE_GAP_MAX_US

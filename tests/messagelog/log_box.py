@@ -99,12 +99,21 @@ class LogBox:
                 task.cancel()
         await recorder.close()
 
-    def appends(self, ids: Sequence[str], *, received: bool = True, body: bytes | None = None, direction: str = "request") -> list[Append]:
-        """Messages under one signature."""
+    def appends(
+        self,
+        ids: Sequence[str],
+        *,
+        received: bool = True,
+        body: bytes | None = None,
+        direction: str = "request",
+        confirmed_us: int | None = None,
+    ) -> list[Append]:
+        """Messages under one signature; `confirmed_us`: when the OCSP response inside was made, if that is not now."""
         heads = [HEAD.format(id=each).encode() for each in ids]
         attachments = [] if body is None else [body]
         leaves = [parts_of(head, attachments) for head in heads]
-        seals = self.workshop.sealed(leaves, self.clock.now_us())
+        confirmation = None if confirmed_us is None else self.workshop.confirmation(confirmed_us)
+        seals = self.workshop.sealed(leaves, self.clock.now_us(), confirmation)
         return [
             Append(
                 side="provider" if received else "client",
