@@ -13,7 +13,7 @@ from appliance.errors import SettingsError
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m appliance")
-    parser.add_argument("process", choices=[*topology.BY_NAME, "check-settings"])
+    parser.add_argument("process", choices=[*topology.USER_OFFSETS, "check-settings"])
     parser.add_argument("file", nargs="?", type=Path, help="check-settings: the file")
     parser.add_argument("--state", type=Path, default=Path("/var/lib/xacbe"))
     arguments = parser.parse_args()

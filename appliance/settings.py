@@ -19,7 +19,10 @@ PRODUCTION_INSTANCE = "QROO"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSettings:
-    """Which box this is. Every process reads this section besides its own."""
+    """Which box this is. Every process reads this section besides its own.
+
+    All four names are empty where there is no settings file yet (`NOBODY`): a box that nobody provisioned starts all the same.
+    """
 
     instance: str
     member_class: str
@@ -102,6 +105,9 @@ class SignerSettings:
             raise SettingsError("signer.pin_mode: must be attended or unattended")
 
 
+_TPM = SignerSettings(token="tpm2")  # noqa: S106  a kind of token, no secret
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderSettings:
     """Sizes of the message log."""
@@ -169,6 +175,7 @@ SECTIONS: dict[str, type] = {
 }
 
 SETTINGS_FILE = "box.toml"
+NOBODY = BoxSettings(instance="", member_class="", member_code="", server_code="")
 
 _KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
 
@@ -176,9 +183,23 @@ Section = TypeVar("Section")
 
 
 def load(state: Path, section: type[Section]) -> Section:
-    """One section of `<state>/box.toml`, checked together with all others. Raises SettingsError."""
-    found: Section = load_all(state / SETTINGS_FILE)[section]
+    """One section of `<state>/box.toml`, checked together with all others; defaults and NOBODY where there is no such file.
+
+    Raises SettingsError. Whoever writes the file has the processes started again: systemd sees it, the laboratory writes it first.
+    """
+    file = state / SETTINGS_FILE
+    found: Section = (load_all(file) if provisioned(state) else _unprovisioned())[section]
     return found
+
+
+def provisioned(state: Path) -> bool:
+    """Whether this box has settings; without them it waits for them (`settings`)."""
+    return (state / SETTINGS_FILE).exists()
+
+
+def _unprovisioned() -> dict[type, Any]:
+    """The TPM is the token that a box has before anybody says which one it shall use: enrolment proves by it which box this is."""
+    return {kind: kind() for kind in SECTIONS.values() if kind is not BoxSettings} | {BoxSettings: NOBODY, SignerSettings: _TPM}
 
 
 def load_all(file: Path) -> dict[type, Any]:

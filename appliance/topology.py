@@ -22,6 +22,8 @@ class Process:
     """The one directory below the state directory that this process owns."""
     internet: bool = False
     """May it open AF_INET sockets at all."""
+    looks_around: bool = False
+    """Sees the box's addresses and memory, without a way into the network."""
     devices: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
     """TCP listeners by name; the parent opens them, the settings give address and port."""
@@ -39,7 +41,7 @@ PROCESSES: tuple[Process, ...] = (
         writes="box",
         callers={
             "announce": _EVERY,
-            "box_status": (CONSOLE, "reporter"),
+            "box_status": (CONSOLE, "reporter", "display"),
             "local_configuration": ("relay",),
             "change_clients": (CONSOLE,),
             "change_services": (CONSOLE,),
@@ -136,7 +138,18 @@ PROCESSES: tuple[Process, ...] = (
     ),
 )
 
+DISPLAY = Process(
+    name="display",
+    user_offset=7,
+    looks_around=True,
+    devices=("/dev/tty1", "/dev/ttyS0"),
+    memory_mib_max=48,
+)
+"""Shows the box's state on its own screen and serial line; a laboratory box has neither."""
+
 BY_NAME = {process.name: process for process in PROCESSES}
+IN_IMAGE = (*PROCESSES, DISPLAY)
+USER_OFFSETS = {process.name: process.user_offset for process in IN_IMAGE}
 
 
 def channels(owner: str) -> tuple[str, ...]:

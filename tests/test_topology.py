@@ -40,6 +40,21 @@ def test_every_directory_has_one_writer() -> None:
 
 
 def test_every_caller_is_a_process_or_the_console() -> None:
-    known = {*topology.BY_NAME, topology.CONSOLE}
+    known = {*topology.USER_OFFSETS, topology.CONSOLE}
 
     assert {caller for owner in topology.BY_NAME for caller in topology.channels(owner)} <= known
+
+
+def test_every_process_has_a_user_of_its_own() -> None:
+    assert len(set(topology.USER_OFFSETS.values())) == len(topology.IN_IMAGE)
+
+
+def test_the_display_may_only_look() -> None:
+    granted = {
+        (owner.name, operation)
+        for owner in topology.PROCESSES
+        for operation, callers in owner.callers.items()
+        if topology.DISPLAY.name in callers
+    }
+
+    assert granted == {("supervisor", "box_status")}

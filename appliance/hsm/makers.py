@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from appliance.errors import SettingsError
 from appliance.hsm.token import Token
 from appliance.settings import SignerSettings
 
@@ -18,6 +19,8 @@ def open_token(settings: SignerSettings, instance: str, keys: Path) -> Token:
         from appliance.hsm.tpm2 import TpmToken
 
         return TpmToken(settings.tcti, keys / "tpm2")
-    from appliance.hsm.software import SoftwareToken  # not in the image
-
+    try:
+        from appliance.hsm.software import SoftwareToken
+    except ModuleNotFoundError:
+        raise SettingsError("signer.token: keys in files are for the bench; this image has none of it") from None
     return SoftwareToken(instance, keys / "software")

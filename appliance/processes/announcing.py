@@ -13,6 +13,7 @@ from pathlib import Path
 from appliance.clock import Clock
 from appliance.errors import XacbeError
 from appliance.net.local_sockets import LocalClient, channel_path
+from appliance.settings import provisioned
 from appliance.supervision.wire import Announcement
 
 ANNOUNCE_INTERVAL_S = 5.0
@@ -32,6 +33,8 @@ async def announce_forever(state: Path, process: str, clock: Clock, describe: De
     try:
         while True:
             waits_for, counters, facts = describe()
+            if not provisioned(state):
+                waits_for = ["settings", *waits_for]
             if clock.monotonic_s() - said_at >= ANNOUNCE_INTERVAL_S or waits_for != said_waits:
                 said_at, said_waits = clock.monotonic_s(), list(waits_for)
                 serving = "waiting" if waits_for else "serving"

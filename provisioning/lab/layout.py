@@ -68,7 +68,7 @@ class Box:
             return os.getuid()
         if process == topology.CONSOLE:
             return 0
-        return self.first_user + topology.BY_NAME[process].user_offset
+        return self.first_user + topology.USER_OFFSETS[process]
 
 
 def separate_users(code: Path) -> bool:
