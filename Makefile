@@ -19,7 +19,7 @@ if [ -n "$$missing" ]; then echo "apt-get install" $$missing; \
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 endef
 
-.PHONY: verify.html demo test setup lint bench nightly nightly-trixie clean debian report
+.PHONY: verify.html demo test setup lint bench nightly nightly-trixie clean debian report image image-run image-check image-test
 
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
@@ -60,6 +60,19 @@ DEBIAN_TRIXIE := mmdebstrap bubblewrap
 nightly-trixie:
 	@$(call install,$(DEBIAN_TRIXIE))
 	@tests/trixie.sh $(T)
+
+# The operating image (image/README.md): Debian 13 tools are fetched once, QEMU runs without KVM.
+image: setup
+	@$(BIN)/python -m image build $(ARGS)
+
+image-run: setup
+	@$(BIN)/python -m image run $(ARGS)
+
+image-check: setup
+	@$(BIN)/python -m image check $(ARGS)
+
+image-test: setup
+	@$(BIN)/python -m image test $(ARGS)
 
 clean:
 	rm -rf build $(VENV) *.egg-info
