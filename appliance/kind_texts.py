@@ -89,6 +89,13 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
     "kind.configuration.malformed": ("la configuración global no se puede leer", "the global configuration cannot be read"),
     "kind.configuration.untrusted": ("la firma de la configuración global no vale", "the global configuration's signature does not hold"),
     "kind.configuration.wrong_instance": ("el ancla es de otra instancia", "the anchor is of another instance"),
+    "kind.notice.no_address": (
+        "su sistema no tiene dirección: xacbe client set-notices",
+        "its system has no address: xacbe client set-notices",
+    ),
+    "kind.notice.not_taken": ("contestó sin aceptarlo", "it answered without taking it"),
+    "kind.notice.not_understood": ("la otra caja no conoce los avisos de retiro", "the other box does not know withdrawal notices"),
+    "kind.notice.unknown_message": ("la otra caja no tiene ese mensaje", "the other box does not have this message"),
     "kind.clock.untrusted": (
         "el reloj de la caja difiere más de 5 minutos de la hora firmada; corríjalo",
         "the box's clock is more than 5 minutes off signed time; set it right",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from appliance.clock import iso
-from appliance.commands.verbs import print_json, print_table
+from appliance.commands.verbs import print_json, print_table, printable
 from appliance.messagelog.wire import NOTICE_DELIVERED, ListNotices, NoticeSummary
 from appliance.net.local_sockets import BlockingClient, channel_path
-from appliance.texts import text
+from appliance.texts import TEXTS, text
 from appliance.topology import CONSOLE
 
 COLUMNS = ("sequence", "since", "origin", "direction", "query_id", "system", "peer")
@@ -59,5 +59,10 @@ def _row(summary: NoticeSummary) -> list[str]:
 
 def _told(at_us: int | None, word: str) -> str:
     if at_us is None:
-        return text("log.notice_waits_why", word=word) if word else text("log.notice_waits")
-    return text("log.notice_told", at=iso(at_us)) if word == NOTICE_DELIVERED else text("log.notice_refused", word=word)
+        return text("log.notice_waits_why", word=_meaning(word)) if word else text("log.notice_waits")
+    return text("log.notice_told", at=iso(at_us)) if word == NOTICE_DELIVERED else text("log.notice_refused", word=_meaning(word))
+
+
+def _meaning(kind: str) -> str:
+    key = f"kind.{kind}"
+    return text(key) if key in TEXTS else printable(kind)

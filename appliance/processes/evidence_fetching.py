@@ -30,7 +30,7 @@ from appliance.processes.clock_watch import ClockWatch
 from appliance.processes.configuration_fetching import ConfigurationKeeper
 from appliance.processes.trust_services import Generation, ServiceBook
 from appliance.settings import TrustAgentSettings
-from appliance.trust import chains, ocsp
+from appliance.trust import autonomy, chains, ocsp
 from appliance.trust.global_configuration import CaCertificate, SharedParameters
 from appliance.trust.ocsp import OcspFacts, OcspRevokedError, OcspStaleError
 from appliance.trust.wire import Evidence, OwnEvidence
@@ -40,6 +40,8 @@ LOOK_INTERVAL_S = 2.0
 SIGNER_CALL_S_MAX = 5.0
 CLOCK_ASK_S = 20.0
 """While our clock is off signed time: sealing may have stopped, so that no stamp brings a newer one. Back within 60 s (T40)."""
+RETRY_STOPPED_S = 3
+"""The longest pause once sealing has stopped: service is back within 5 s of the first good response (T38)."""
 CERTIFICATES_MAX = 64
 """Own certificates; more than any shared box has."""
 NONCE_BYTES = 16
@@ -216,8 +218,18 @@ class EvidenceKeeper:
             break
         held.failures = 0 if good else held.failures + 1
         retry_s = min(self._settings.ocsp_retry_s, 2 ** min(held.failures - 1, 10)) if held.failures else 0
+        if self._is_stopped(held, shared):
+            retry_s = min(retry_s, RETRY_STOPPED_S)
         wait_s = self._configuration.ocsp_fetch_interval_s(self._settings.ocsp_fetch_interval_s) if good else retry_s
         held.due_s = self._clock.monotonic_s() + wait_s
+
+    def _is_stopped(self, held: _Held, shared: SharedParameters) -> bool:
+        """Nothing can be sealed with what we hold: the first good response brings the box back."""
+        facts = held.facts
+        if facts is None:
+            return True
+        ends_us = autonomy.sealing_ends_at_us(facts.produced_at_us, facts.this_update_us, facts.next_update_us, shared.ocsp_freshness_s)
+        return ends_us <= self._clock.now_us()
 
     async def _ask(self, url: str, digest: bytes, held: _Held, shared: SharedParameters) -> None:
         """One request to one responder. A nonce goes along; a responder that has none prepares its answers, and then the rule that evidence
