@@ -601,10 +601,6 @@ TEXTS: dict[str, tuple[str, str]] = {
         "el TPM da fe de cada clave; CEIQROO enviará un reto: xacbe attestation answer",
         "the TPM vouches for every key; CEIQROO will send a challenge: xacbe attestation answer",
     ),
-    "enrolment.no_wrapping_key": (
-        "sin clave `wrap`: la bitácora no puede cifrar los cuerpos",
-        "without the key `wrap` the log cannot encrypt bodies",
-    ),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
 } | KIND_TEXTS
 TEXTS |= EVIDENCE_TEXTS

@@ -7,29 +7,36 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 root=${XACBE_TRIXIE_ROOT:-$here/build/trixie}
-packages="python3 python3-venv python3-dev gcc libc6-dev make pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm
-  swtpm-tools tpm2-tools mosquitto mosquitto-clients openssl curl procps strace gdb iproute2 ca-certificates"
+packages="python3 python3-venv python3-dev gcc libc6-dev make git pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools
+  tpm2-tools mosquitto mosquitto-clients openssl curl procps strace xmlsec1 unzip chromium-headless-shell nginx-light wrk ca-certificates"
+words=$(echo $packages)
 
 for tool in mmdebstrap bwrap; do
   command -v $tool >/dev/null || { echo "not installed: $tool" >&2; exit 2; }
 done
-if [ ! -e "$root/.made" ]; then
+
+inside() {  # a root of its own with the host's network: packages come through the host's own settings
+  bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp --tmpfs /run --ro-bind-try /etc/resolv.conf /etc/resolv.conf \
+    --ro-bind-try /etc/pip.conf /etc/pip.conf --ro-bind-try /opt /opt --ro-bind-try /etc/ssl/certs /etc/ssl/certs \
+    --setenv DEBIAN_FRONTEND noninteractive --unshare-pid --die-with-parent --chdir /xacbe "$@"
+}
+
+if [ ! -e "$root/.packages" ]; then
   mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | sort -u | head -n 1)
   mkdir -p "$(dirname "$root")"
   rm -rf "$root"
-  mmdebstrap --quiet --mode=root --variant=apt --include="$(echo $packages | tr ' ' ',')" trixie "$root" "$mirror"
-  touch "$root/.made"
+  mmdebstrap --quiet --mode=root --variant=apt --include="${words// /,}" trixie "$root" "$mirror"
+  echo "$words" > "$root/.packages"
 fi
 mkdir -p "$root/xacbe"
 find "$root/xacbe" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
 tar -C "$here" --exclude=./.venv --exclude=./build --exclude=__pycache__ --exclude='./.*_cache' -cf - . | tar -C "$root/xacbe" -xf -
 
-inside() {  # a root of its own with the host's network: packages come through the host's own pip settings
-  bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp --tmpfs /run --ro-bind-try /etc/resolv.conf /etc/resolv.conf \
-    --ro-bind-try /etc/pip.conf /etc/pip.conf --ro-bind-try /opt /opt --ro-bind-try /etc/ssl/certs /etc/ssl/certs \
-    --unshare-pid --die-with-parent --chdir /xacbe "$@"
-}
-
+if [ "$(cat "$root/.packages")" != "$words" ]; then
+  inside apt-get -qq update
+  inside apt-get -qq install -y --no-install-recommends $words > /dev/null
+  echo "$words" > "$root/.packages"
+fi
 locked=$(sha256sum < "$here/tests/requirements.lock")
 if [ "$(cat "$root/.locked" 2>/dev/null)" != "$locked" ]; then
   inside /bin/sh -c 'python3 -m venv --clear .venv && .venv/bin/pip install --quiet --require-hashes -r tests/requirements.lock'

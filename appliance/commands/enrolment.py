@@ -18,15 +18,13 @@ import msgspec
 
 from appliance import durable, settings
 from appliance.commands.attestation import server_of, tpm_claim
-from appliance.errors import RefusedError
 from appliance.hsm import keyring
 from appliance.hsm import wire as hsm
-from appliance.hsm.token import MechanismMissingError
 from appliance.model.identifiers import ClientId, IdentifierError
 from appliance.net.local_sockets import BlockingClient, channel_path
 from appliance.settings import BoxSettings, RelaySettings
 from appliance.supervision.wire import ChangeEnrolment
-from appliance.texts import refusal, text
+from appliance.texts import text
 from appliance.topology import CONSOLE
 from appliance.trust.wire import AnchorInstall
 
@@ -75,15 +73,10 @@ def _request(arguments: argparse.Namespace) -> int:
 
 
 def _make_wrapping_key(signer: BlockingClient, present: set[str]) -> None:
-    """The key above the data keys of bodies: secret, without certificate. A box whose token cannot is told so, and enrols."""
+    """The key above the data keys of bodies: secret, without certificate. A token that cannot make one is of no use: the log would not
+    write."""
     if keyring.WRAP not in present:
-        try:
-            signer.call("generate_key", hsm.KeyRequest(keyring.WRAP))
-        except RefusedError as error:
-            if error.kind != MechanismMissingError.kind:
-                raise
-            print(refusal(error.kind, text("enrolment.no_wrapping_key")), file=sys.stderr)
-            return
+        signer.call("generate_key", hsm.KeyRequest(keyring.WRAP))
     print(text("enrolment.key_ready", label=keyring.WRAP), file=sys.stderr)
 
 

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, PKCS11Error, TokenFlag
 
 from appliance.errors import SettingsError
-from appliance.hsm import pkcs11_slots, token
+from appliance.hsm import pkcs11_secrets, pkcs11_slots, token
+from appliance.hsm.pkcs11_secrets import DERIVES
 from appliance.hsm.pkcs11_slots import serial_of
 from appliance.hsm.socket_paths import reachable
 from appliance.hsm.token import (
@@ -63,12 +64,6 @@ _NOT_MADE = (
 """Errors that speak of the request; every other one means that the token, its session or its server is gone."""
 
 _OURS = (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY, ObjectClass.SECRET_KEY)
-_PRIVATE = {
-    Attribute.TOKEN: True,
-    Attribute.PRIVATE: True,
-    Attribute.SENSITIVE: True,
-    Attribute.EXTRACTABLE: False,
-}
 
 
 class Pkcs11Token:
@@ -145,7 +140,7 @@ class Pkcs11Token:
             found = self._session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY})
             public = {one[Attribute.LABEL]: one for one in found}
             pairs = [_record(label, public[label], made[1]) for label, made in self._private.items() if label in public]
-            return pairs + [TokenKey(label, token.HMAC_SHA256, b"") for label in self._secrets()]
+            return pairs + [TokenKey(label, token.HMAC_SHA256, b"") for label in pkcs11_secrets.found(self._session)]
         except PKCS11Error as error:
             raise self._gone(error) from None
 
@@ -158,10 +153,7 @@ class Pkcs11Token:
                 self._make_secret(label)
                 return TokenKey(label, algorithm, b"")
             public, private = self._pair(label, algorithm)
-            if not private[Attribute.SENSITIVE] or private[Attribute.EXTRACTABLE]:
-                public.destroy()
-                private.destroy()
-                raise MechanismMissingError("the token makes keys that can be read: it is not used")
+            pkcs11_secrets.require_unreadable(private, public)
             self._private[label] = private, algorithm
             return _record(label, public, algorithm)
         except _NOT_MADE as error:
@@ -189,10 +181,10 @@ class Pkcs11Token:
         self._require()
         self._probe()
         try:
-            key = self._secrets().get(label)
+            key = pkcs11_secrets.found(self._session).get(label)
             if key is None:
                 raise KeyMissingError(label)
-            return bytes(key.sign(data, mechanism=Mechanism.SHA256_HMAC))
+            return pkcs11_secrets.mac(key, data)
         except _NOT_MADE as error:
             raise MechanismMissingError(f"{label}: {type(error).__name__}") from None
         except PKCS11Error as error:
@@ -202,7 +194,7 @@ class Pkcs11Token:
         self._require()
         self._probe()
         try:
-            found = [*self._session.get_objects({Attribute.LABEL: label})]
+            found = [one for name in (label, label + DERIVES) for one in self._session.get_objects({Attribute.LABEL: name})]
             mine = [one for one in found if one[Attribute.CLASS] in _OURS]
             for one in mine:
                 one.destroy()
@@ -308,26 +300,15 @@ class Pkcs11Token:
     def _load_private(self) -> dict[str, tuple[Any, str]]:
         found = self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})
         known = ((one, _algorithm(one)) for one in found)
-        return {one[Attribute.LABEL]: (one, algorithm) for one, algorithm in known if algorithm is not None}
-
-    def _secrets(self) -> dict[str, Any]:
-        found = self._session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.GENERIC_SECRET})
-        return {one[Attribute.LABEL]: one for one in found}
+        named = {one[Attribute.LABEL]: (one, algorithm) for one, algorithm in known if algorithm is not None}
+        return {label: key for label, key in named.items() if not label.endswith(DERIVES)}
 
     def _make_secret(self, label: str) -> None:
-        key = self._session.generate_key(
-            KeyType.GENERIC_SECRET,
-            token.SECRET_BYTES * 8,
-            id=_id(label),
-            label=label,
-            store=True,
-            capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
-            mechanism=Mechanism.GENERIC_SECRET_KEY_GEN,
-            template=_PRIVATE,
-        )
-        if not key[Attribute.SENSITIVE] or key[Attribute.EXTRACTABLE]:
-            key.destroy()
-            raise MechanismMissingError("the token makes keys that can be read: it is not used")
+        """A token without HMAC (a SmartCard-HSM) makes a key that derives instead."""
+        try:
+            pkcs11_secrets.make_hmac(self._session, label, _id(label))
+        except _NOT_MADE:
+            pkcs11_secrets.make_deriving(self._session, label, _id(label), _CURVE_OIDS[token.EC_P256])
 
     def _sign(self, label: str, digest: bytes, hash_name: str) -> bytes:
         if label not in self._private:
@@ -347,7 +328,7 @@ class Pkcs11Token:
             "label": label,
             "store": True,
             "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
-            "private_template": _PRIVATE,
+            "private_template": pkcs11_secrets.PRIVATE,
         }
         if algorithm in _RSA_BITS:
             made = self._session.generate_keypair(KeyType.RSA, _RSA_BITS[algorithm], **shared)
