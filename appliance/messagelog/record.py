@@ -279,7 +279,8 @@ def mark_of(head: Buffer) -> int | None:
     if len(head) < SEGMENT_HEAD.size:
         return None
     magic, version, salt = SEGMENT_HEAD.unpack_from(head)
-    return zlib.crc32(salt) if magic == MAGIC and version == FORMAT else None
+    is_ours = magic == MAGIC and version == FORMAT and head[: SEGMENT_HEAD.size] == segment_head(salt)  # the spare bytes too
+    return zlib.crc32(salt) if is_ours else None
 
 
 def encode_entry(entry: Entry | Content) -> bytes:
@@ -313,19 +314,36 @@ def encode(position: Position, mark: int, kind: int, flags: int, at_us: int, pay
     if content:
         digest, flags = hashlib.sha256(content).digest(), flags | HAS_CONTENT
     position.sequence += 1
-    linked = _LINKED_HEAD.pack(kind, flags, position.sequence, at_us, position.link) + digest + payload
-    position.link = hashlib.sha256(LEAF + linked).digest()
-    return _framed(mark, len(payload), linked, content)
+    hashed = _LINKED_HEAD.pack(kind, flags, position.sequence, at_us, position.link) + digest + payload
+    position.link = hashlib.sha256(LEAF + hashed).digest()
+    return _framed(mark, len(payload), hashed, content)
+
+
+def linked(record: Record) -> bytes:
+    """What the link is the leaf hash of."""
+    head = _LINKED_HEAD.pack(record.kind, record.flags, record.sequence, record.at_us, record.previous)
+    return head + record.content_digest + record.payload
+
+
+def read_linked(data: bytes) -> Record | None:
+    """The record with this linked part; its content, place and frame are not known. None where it is none."""
+    if len(data) < _LINKED_HEAD.size:
+        return None
+    kind, flags, sequence, at_us, previous = _LINKED_HEAD.unpack_from(data)
+    payload_at = _LINKED_HEAD.size + (DIGEST_BYTES if flags & HAS_CONTENT else 0)
+    if len(data) < payload_at:
+        return None
+    link = hashlib.sha256(LEAF + data).digest()
+    return Record(kind, flags, sequence, at_us, previous, data[payload_at:], b"", data[_LINKED_HEAD.size : payload_at], link, 0, 0)
 
 
 def without_content(record: Record, mark: int) -> bytes:
     """The record's bytes after its content was cut off: same link, same place in the tree."""
-    linked = _LINKED_HEAD.pack(record.kind, record.flags, record.sequence, record.at_us, record.previous) + record.content_digest
-    return _framed(mark, len(record.payload), linked + record.payload, b"")
+    return _framed(mark, len(record.payload), linked(record), b"")
 
 
-def _framed(mark: int, payload_bytes: int, linked: bytes, content: bytes) -> bytes:
-    record = b"".join((_FRAME.pack(mark, payload_bytes, len(content)), linked, content))
+def _framed(mark: int, payload_bytes: int, hashed: bytes, content: bytes) -> bytes:
+    record = b"".join((_FRAME.pack(mark, payload_bytes, len(content)), hashed, content))
     return record + zlib.crc32(record, mark).to_bytes(CRC_BYTES, "big")
 
 

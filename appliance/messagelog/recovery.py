@@ -7,10 +7,11 @@ opened, and the first record that does not fit is named (T26, T34).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.messagelog import record
-from appliance.messagelog.record import FIRST_OF_GROUP, SEGMENT_HEAD, BrokenLinkError, Buffer, Position
+from appliance.messagelog.record import FIRST_OF_GROUP, SEGMENT_HEAD, BrokenLinkError, Buffer, Position, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,10 @@ class Start:
 class ChainCheck:
     """Follows the chain through the segments in order. Invariant: `position` is the last record that fits."""
 
-    def __init__(self, position: Position | None = None) -> None:
+    def __init__(self, position: Position | None = None, *, visit: Callable[[Record], None] | None = None) -> None:
+        """`visit`: given every record that is linked to the one before."""
         self.position = position or Position()
+        self._visit = visit
         self.links: list[bytes] = []
         """Of the records that fitted in the last segment."""
         self.repaired_bytes = 0
@@ -82,6 +85,8 @@ class ChainCheck:
                     raise BrokenLinkError(segment, offset, found.sequence, "its content is not the one that was logged")
                 sequence, link = found.sequence, found.link
                 links.append(link)
+                if self._visit is not None:
+                    self._visit(found)
                 if sequence in self._links_wanted:
                     self._links_wanted[sequence] = link
                 offset += found.size

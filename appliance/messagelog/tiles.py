@@ -42,7 +42,6 @@ class TileFiles:
 
     def __init__(self, directory: Path) -> None:
         self._root = directory
-        durable.make_directory(directory)
         self._unsynced: list[Path] = []
 
     def discard(self) -> None:
@@ -103,6 +102,7 @@ class TileFiles:
 
     def write_checkpoint(self, note: bytes, place: Place) -> None:
         """Durable. The place first: without the checkpoint of its size it says nothing."""
+        durable.make_directory(self._root)
         durable.write_file(self._root / PLACE, msgspec.msgpack.encode(place))
         durable.write_file(self._root / CHECKPOINT, note)
 
