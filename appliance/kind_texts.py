@@ -41,6 +41,17 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
         "el registro todavía no tiene un punto de control firmado; revise el token",
         "the record is under no signed checkpoint yet; see to the token",
     ),
+    "kind.access.role_missing": (
+        "su cuenta no tiene el papel para eso: xacbe account",
+        "your account has no role for this: xacbe account",
+    ),
+    "kind.local.no_such_account": ("esa cuenta no existe", "there is no such account"),
+    "kind.log.reason_missing": ("falta el motivo de la lectura (--reason)", "the reason of the read is missing (--reason)"),
+    "kind.log.report_too_large": (
+        "el informe sería demasiado grande; pida menos tiempo",
+        "the report would be too large; ask for less time",
+    ),
+    "kind.log.no_trust": ("falta material de confianza", "trust material is missing"),
     "kind.log.proof_invalid": ("la prueba no lleva a la raíz firmada", "the proof does not lead to the signed root"),
     "kind.log.checkpoint_invalid": ("el punto de control no es válido", "the checkpoint is not valid"),
     "kind.log.checkpoint_contradicted": (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from appliance.evidence_texts import EVIDENCE_TEXTS
 from appliance.kind_texts import KIND_TEXTS
+from appliance.log_texts import LOG_TEXTS
 
 _LANGUAGES = ("es", "en")
 _chosen = 0
@@ -129,7 +130,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     # log
     "log.help": ("registro de consultas: ver, buscar y exportar mensajes", "message log: see, find and export messages"),
     "log.list": ("mensajes registrados, el más reciente primero, sin su contenido", "logged messages, newest first, without content"),
-    "log.audit": ("bitácora de auditoría: actos y rechazos, el más reciente primero", "audit log: acts and refusals, newest first"),
     "log.audit_limit": ("cuántos como máximo, de 1 a 1000", "how many at most, 1 to 1000"),
     "log.show": ("un mensaje con su contenido; la lectura queda en la bitácora", "one message with its content; the read is audited"),
     "log.export": ("un mensaje como contenedor ASiC-E que terceros verifican", "one message as an ASiC-E container that others verify"),
@@ -171,6 +171,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "log.field.service": ("servicio", "service"),
     "log.field.bytes": ("bytes", "bytes"),
     "log.field.state": ("estado", "state"),
+    "log.field.end_user": ("usuario final", "end user"),
     "log.field.represented_party": ("parte representada", "represented party"),
     "log.field.at": ("momento", "time"),
     "log.field.stamped_at": ("sello de tiempo", "time stamp"),
@@ -603,7 +604,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
 } | KIND_TEXTS
-TEXTS |= EVIDENCE_TEXTS
+TEXTS |= EVIDENCE_TEXTS | LOG_TEXTS
 
 
 def set_language(language: str) -> None:

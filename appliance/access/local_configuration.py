@@ -1,4 +1,4 @@
-"""What the technician configured: clients, services, rights, and whether the box is enrolled.
+"""What the technician configured: clients, services, rights, accounts, and whether the box is enrolled.
 
 Some hundred rows in TinyDB over `durable_storage`. A change is validated as a whole before it is audited, and audited before it is written
 (the supervisor's order): `plan_*` checks and returns what would be written, `commit` writes it.
@@ -20,6 +20,7 @@ from appliance import durable
 from appliance.access import validation
 from appliance.access.durable_storage import DurableStorage
 from appliance.access.rights import WSDL, Client, ClientUnknownError, Right, Service, UnknownServiceError
+from appliance.access.roles import ACCOUNTS_MAX, Account
 from appliance.errors import RefusedError
 
 CONFIGURATION_BYTES_MAX = 3 << 20
@@ -66,6 +67,7 @@ class LocalConfigurationStore:
         self.clients = tuple(_client(row) for row in self._tables.table("clients").all())
         self.services = tuple(_service(row) for row in self._tables.table("services").all())
         self.rights = tuple(_right(row) for row in self._tables.table("rights").all())
+        self.accounts = tuple(Account(row["user"], tuple(row["roles"])) for row in self._tables.table("accounts").all())
         self.enrolled = any(row["enrolled"] for row in self._tables.table("box").all())
 
     @property
@@ -152,6 +154,19 @@ class LocalConfigurationStore:
         if self._known(right.service) is None:
             raise UnknownServiceError(f"{right.service} is not a service of this box")
         return Change("right.granted", row, lambda tables: _put_right(tables, row))
+
+    def plan_account(self, account: Account, remove: bool) -> Change:
+        """Puts or removes one account. Raises RefusedError `local.invalid` or `local.no_such_account`, LocalFullError."""
+        if remove:
+            if all(known.user != account.user for known in self.accounts):
+                raise RefusedError(f"there is no account {account.user}", kind="local.no_such_account")
+            return Change("account.removed", {"account": account.user}, lambda tables: _drop(tables, "accounts", "user", account.user))
+        validation.check_account(account)
+        if len(self.accounts) >= ACCOUNTS_MAX and all(known.user != account.user for known in self.accounts):
+            raise LocalFullError(f"{len(self.accounts)} accounts")
+        row = {"user": account.user, "roles": list(account.roles)}
+        facts = {"account": account.user, "roles": " ".join(account.roles)}
+        return Change("account.put", facts, lambda tables: _put(tables, "accounts", "user", row))
 
     def plan_enrolment(self, enrolled: bool) -> Change:
         row = {"name": "box", "enrolled": enrolled}

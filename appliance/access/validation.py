@@ -13,6 +13,7 @@ import msgspec
 
 from appliance.access import catalogue, paths
 from appliance.access.rights import ANY_METHOD, ANY_PATH, GROUP, HTTP, HTTPS, MUTUAL_TLS, OPENAPI3, REST, WSDL, Client, Right, Service
+from appliance.access.roles import ROLES, Account
 from appliance.errors import RefusedError
 from appliance.model.identifiers import ClientId, ServiceId
 
@@ -27,10 +28,23 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e
 """Characters that identifiers may not have (sheet 1.5): control and direction marks, and those that paths give a meaning to."""
 
 
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}|uid:[0-9]{1,10}")
+"""As useradd takes them; `uid:N` for one that has no name on this machine."""
+
+
 class InvalidValueError(RefusedError):
     """A value that cannot be configured."""
 
     kind = "local.invalid"
+
+
+def check_account(account: Account) -> None:
+    """Raises InvalidValueError."""
+    if not _USER.fullmatch(account.user):
+        raise InvalidValueError(f"user {account.user[:40]!r}: not the name of a user of the operating system")
+    unknown = [role for role in account.roles if role not in ROLES]
+    if unknown or not account.roles or len(set(account.roles)) != len(account.roles):
+        raise InvalidValueError(f"roles: one or more of {', '.join(ROLES)}, each once")
 
 
 def check_client(client: Client, instance: str) -> None:

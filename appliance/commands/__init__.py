@@ -16,7 +16,21 @@ from typing import Any
 from appliance.errors import UnavailableError, XacbeError
 from appliance.texts import TEXTS, refusal, set_language, system_refusal, text
 
-NOUNS = ("status", "autonomy", "service", "access", "client", "log", "verify", "wire", "token", "key", "attestation", "enrolment")
+NOUNS = (
+    "status",
+    "autonomy",
+    "service",
+    "access",
+    "account",
+    "client",
+    "log",
+    "verify",
+    "wire",
+    "token",
+    "key",
+    "attestation",
+    "enrolment",
+)
 STATE_DEFAULT = Path("/var/lib/xacbe")
 READER_GONE = 141
 """As a shell reports a program that a closed pipe ended."""

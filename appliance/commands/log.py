@@ -1,6 +1,6 @@
 """`xacbe log`: the message log for a person: what was exchanged, and any message as a container that others can verify.
 
-Reading is a right, and each read of a record's content is itself recorded with its reason before anything is shown (IV.2.III.B).
+Reading is a right (`xacbe account`): each read is itself recorded, with who and why, before anything is shown (IV.2.III.B).
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ import asyncio
 import base64
 import json
 import os
-import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from appliance import durable
-from appliance.clock import iso, to_us
-from appliance.commands import log_notices
+from appliance.clock import iso
+from appliance.commands import log_evidence, log_notices
+from appliance.commands.log_evidence import add_reason, moment_us
 from appliance.commands.verbs import add_verb
 from appliance.errors import RefusedError
-from appliance.messagelog.group_commit import GROUP_RECORDS_MAX
 from appliance.messagelog.index import UNCONFIRMED_STATE
 from appliance.messagelog.stream import BodyCipher
-from appliance.messagelog.wire import AuditRecord, ListAudits, ListRecords, ReadRecord, RecordContent, RecordSummary
+from appliance.messagelog.wire import WAIT_S_MAX, AuditRecord, ListAudits, ListRecords, ReadRecord, RecordContent, RecordSummary
 from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
 from appliance.seal.container import Contents, write_container
 from appliance.texts import text
@@ -35,7 +33,6 @@ HELP = "log.help"
 LIST_DEFAULT, LIST_MAX = 50, 1_000_000
 PAGE_MAX = 1000
 """Records in one answer of the recorder (`messagelog.index`)."""
-POLL_S = 0.2
 READ_S_MAX = 60.0
 _SEQUENCE_DIGITS_MAX = 18
 COLUMNS = ("sequence", "at", "state", "side", "direction", "bytes", "query_id", "between")
@@ -61,43 +58,48 @@ class _Read:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = add_verb(verbs, "list", "log.list")
-    listing.add_argument("--id", default="", help=text("log.id"))
-    listing.add_argument("--client", default="", help=text("log.client"))
-    listing.add_argument("--service", default="", help=text("log.service"))
-    listing.add_argument("--since", type=_moment_us, default=0, metavar="TIME", help=text("log.since"))
-    listing.add_argument("--until", type=_moment_us, default=0, metavar="TIME", help=text("log.until"))
-    listing.add_argument("--limit", type=_limit, default=LIST_DEFAULT, metavar="N", help=text("log.limit", max=LIST_MAX))
-    listing.add_argument("--unconfirmed", action="store_true", help=text("log.unconfirmed"))
-    notices = add_verb(verbs, "notices", "log.notices")
-    notices.add_argument(
-        "--limit", type=int, default=LIST_DEFAULT, choices=range(1, PAGE_MAX + 1), metavar="N", help=text("log.audit_limit")
-    )
-    audit = add_verb(verbs, "audit", "log.audit")
-    audit.add_argument("--limit", type=int, default=LIST_DEFAULT, choices=range(1, PAGE_MAX + 1), metavar="N", help=text("log.audit_limit"))
+    for name in ("list", "find"):  # two words for one thing
+        listing = add_verb(verbs, name, "log.list")
+        listing.add_argument("--id", default="", help=text("log.id"))
+        listing.add_argument("--client", default="", help=text("log.client"))
+        listing.add_argument("--service", default="", help=text("log.service"))
+        listing.add_argument("--represented-party", default="", help=text("log.represented_party"))
+        listing.add_argument("--since", type=moment_us, default=0, metavar="TIME", help=text("log.since"))
+        listing.add_argument("--until", type=moment_us, default=0, metavar="TIME", help=text("log.until"))
+        listing.add_argument("--limit", type=_limit, default=LIST_DEFAULT, metavar="N", help=text("log.limit", max=LIST_MAX))
+        listing.add_argument("--unconfirmed", action="store_true", help=text("log.unconfirmed"))
+        add_reason(listing)
+    for name in ("acts", "notices"):
+        newest = add_verb(verbs, name, f"log.{name}")
+        newest.add_argument(
+            "--limit", type=int, default=LIST_DEFAULT, choices=range(1, PAGE_MAX + 1), metavar="N", help=text("log.audit_limit")
+        )
     show, export = add_verb(verbs, "show", "log.show"), add_verb(verbs, "export", "log.export")
     for verb in (show, export):
         verb.add_argument("record", metavar="SEQUENCE|ID", help=text("log.record"))
         direction = verb.add_mutually_exclusive_group()
         direction.add_argument("--request", dest="direction", action="store_const", const="request", help=text("log.request"))
         direction.add_argument("--response", dest="direction", action="store_const", const="response", help=text("log.response"))
-        verb.add_argument("--reason", default="operator at console", help=text("log.reason"))
+        add_reason(verb)
     export.add_argument("--out", type=Path, required=True, metavar="FILE", help=text("log.out"))
     export.add_argument("--wait", type=float, default=0.0, metavar="S", help=text("log.wait"))
+    log_evidence.add_arguments(verbs)
 
 
 def run(arguments: argparse.Namespace) -> int:
     match arguments.verb:
-        case "list":
+        case "list" | "find":
             return _list(arguments)
         case "show":
             return _show(arguments)
-        case "audit":
-            return _audit(arguments)
+        case "acts":
+            return _acts(arguments)
         case "notices":
             return log_notices.run(arguments)
-        case _:
+        case "export":
             return _export(arguments)
+        case _:
+            return log_evidence.run(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -114,8 +116,8 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _audit(arguments: argparse.Namespace) -> int:
-    """Acts and refusals, newest first. It shows no content of messages, so that reading it is no act of its own."""
+def _acts(arguments: argparse.Namespace) -> int:
+    """Acts and refusals, newest first. It shows no content of messages, so that reading it is no act of its own; the role is needed."""
     client = BlockingClient(channel_path(arguments.state, "recorder", CONSOLE), READ_S_MAX)
     found: list[AuditRecord] = client.call("list_audits", ListAudits(arguments.limit), list[AuditRecord])
     if arguments.json:
@@ -129,32 +131,19 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _listed(arguments: argparse.Namespace) -> list[RecordSummary]:
-    """Newest first, page by page: each page begins at the moment where the last one ended, without what was seen of that moment."""
-    found: dict[int, RecordSummary] = {}
-    until_us = arguments.until
+    """Newest first, page by page: each goes on where the last one ended."""
+    found: list[RecordSummary] = []
+    until_us, before = arguments.until, 0
     while len(found) < arguments.limit:
-        limit = min(arguments.limit, PAGE_MAX)
+        limit = min(arguments.limit - len(found), PAGE_MAX)
+        filters = {"client": arguments.client, "service": arguments.service, "represented_party": arguments.represented_party}
         state = UNCONFIRMED_STATE if arguments.unconfirmed else ""
-        wanted = ListRecords(
-            limit, arguments.id, arguments.client, arguments.service, since_us=arguments.since, until_us=until_us, state=state
-        )
-        page = _search(arguments.state, wanted)
-        found |= {record.sequence: record for record in page if record.sequence not in found}
-        if len(page) < PAGE_MAX:
+        span = {"since_us": arguments.since, "until_us": until_us, "before": before}
+        page = _search(arguments.state, ListRecords(limit, arguments.id, state=state, reason=arguments.reason, **filters, **span))
+        found += page
+        if len(page) < limit:
             break
-        until_us = page[-1].at_us
-        if page[0].at_us == until_us:  # one group of the log, more than a page: the rest of it by number
-            found |= _rest_of_group(arguments.state, wanted, page[-1])
-            until_us -= 1
-    return list(found.values())[: arguments.limit]
-
-
-def _rest_of_group(state: Path, wanted: ListRecords, last: RecordSummary) -> dict[int, RecordSummary]:
-    """The records of one moment below `last`: a group has consecutive numbers, GROUP_RECORDS_MAX at most."""
-    found: dict[int, RecordSummary] = {}
-    for sequence in range(last.sequence - 1, max(0, last.sequence - GROUP_RECORDS_MAX), -1):
-        one = msgspec.structs.replace(wanted, limit=1, since_us=last.at_us, until_us=last.at_us, sequence=sequence)
-        found |= {record.sequence: record for record in _search(state, one)}
+        until_us, before = page[-1].at_us, page[-1].sequence
     return found
 
 
@@ -174,20 +163,22 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     """Refuses while the record has no stamp; `--wait` gives the authority time first."""
-    deadline = time.monotonic() + arguments.wait
     record = _chosen(arguments)
-    while record.stamped_at_us is None:
-        if time.monotonic() >= deadline:
-            raise NotStampedYetError(text("log.not_stamped", sequence=record.sequence, state=text(f"log.state.{record.state}")))
-        time.sleep(POLL_S)
-        record = _by_sequence(arguments.state, record.sequence, record.query_id)
+    if record.stamped_at_us is None and arguments.wait <= 0:
+        raise _not_stamped(record)
     read = _read(arguments, record)
+    if read.content.stamp_token is None:
+        raise _not_stamped(read.content.summary)
     durable.write_file(arguments.out.absolute(), container_of(read.content, read.body))
     if arguments.json:
         print(json.dumps({"sequence": record.sequence, "file": str(arguments.out)}))
     else:
         print(text("log.exported", sequence=record.sequence, file=arguments.out))
     return 0
+
+
+def _not_stamped(record: RecordSummary) -> NotStampedYetError:
+    return NotStampedYetError(text("log.not_stamped", sequence=record.sequence, state=text(f"log.state.{record.state}")))
 
 
 def container_of(content: RecordContent, body: bytes | None) -> bytes:
@@ -233,31 +224,28 @@ def _chosen(arguments: argparse.Namespace) -> RecordSummary:
     """By number, or the newest by query id (of one direction, where a query left both). Raises NoSuchRecordError."""
     wanted: str = arguments.record
     if wanted.isascii() and wanted.isdecimal() and len(wanted) <= _SEQUENCE_DIGITS_MAX:
-        return _by_sequence(arguments.state, int(wanted), "")
-    direction = arguments.direction
-    found = [each for each in _search(arguments.state, ListRecords(query_id=wanted)) if direction in (None, each.direction)]
+        asked = ListRecords(1, sequence=int(wanted), reason=arguments.reason)
+    else:
+        asked = ListRecords(query_id=wanted, reason=arguments.reason)
+    found = _search(arguments.state, asked)
+    if not asked.sequence:
+        found = [each for each in found if arguments.direction in (None, each.direction)]
     if not found:
         raise NoSuchRecordError(text("log.no_such", record=_printable(wanted)))
     # without a direction: the request, which is what was asked
     return next((each for each in found if each.direction == "request"), found[0])
 
 
-def _by_sequence(state: Path, sequence: int, query_id: str) -> RecordSummary:
-    found = _search(state, ListRecords(limit=1, query_id=query_id, sequence=sequence))
-    if not found:
-        raise NoSuchRecordError(text("log.no_such", record=sequence))
-    return found[0]
-
-
 def _read(arguments: argparse.Namespace, record: RecordSummary) -> _Read:
-    return asyncio.run(_read_record(arguments.state, ReadRecord(record.sequence, arguments.reason)))
+    wait_s = min(WAIT_S_MAX, max(0.0, getattr(arguments, "wait", 0.0)))
+    return asyncio.run(_read_record(arguments.state, ReadRecord(record.sequence, arguments.reason, arguments.verb, wait_s)))
 
 
 async def _read_record(state: Path, wanted: ReadRecord) -> _Read:
     """The answer always brings a descriptor: of the body's file, or of nothing."""
     client = LocalClient(channel_path(state, "recorder", CONSOLE))
     try:
-        content, descriptor = await client.call_for_descriptor("read_record", wanted, RecordContent, READ_S_MAX)
+        content, descriptor = await client.call_for_descriptor("read_record", wanted, RecordContent, READ_S_MAX + wanted.wait_s)
     finally:
         client.close()
     with os.fdopen(descriptor, "rb") as file:
@@ -319,11 +307,3 @@ def _limit(written: str) -> int:
     if not (written.isascii() and written.isdecimal() and len(written) <= _SEQUENCE_DIGITS_MAX and 1 <= int(written) <= LIST_MAX):
         raise argparse.ArgumentTypeError(text("log.bad_limit", written=_printable(written), max=LIST_MAX))
     return int(written)
-
-
-def _moment_us(written: str) -> int:
-    try:
-        moment = datetime.fromisoformat(written)
-    except ValueError:
-        raise argparse.ArgumentTypeError(text("log.bad_time", written=_printable(written))) from None
-    return to_us(moment if moment.tzinfo is not None else moment.astimezone())

@@ -18,7 +18,7 @@ FACT_CHARACTERS_MAX = 1024
 """An identifier has up to four parts of 255 characters; longer facts are cut, which shows as an ellipsis."""
 _EVENT = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 
-READ = "log.read"
+READ, READ_REFUSED = "log.read", "log.read_refused"
 UNCONFIRMED = "seal.unconfirmed"
 KEY_USED = "key.used"
 """The signer's count of a key's uses."""

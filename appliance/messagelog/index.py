@@ -29,7 +29,7 @@ from appliance.messagelog.record import (
 from appliance.messagelog.stamping import Waiting
 from appliance.messagelog.wire import ListRecords, RecordSummary
 
-FORMAT = 4
+FORMAT = 5
 WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE = "waiting", "stamped", "provisional", "unconfirmed"
 _W, _S, _P, _U = 0, 1, 2, 3
 _STATES = (WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE)
@@ -257,11 +257,12 @@ class Index:
             "SELECT replay, signed_us FROM message WHERE signed_us > ? AND replay IS NOT NULL", (signed_after_us,)
         )
 
-    def search(self, wanted: ListRecords, query_tag: bytes | None = None) -> list[Row]:
-        """Newest first, at most LIST_MAX. `query_tag` stands for the message id that is wanted."""
+    def search(self, wanted: ListRecords, query_tag: bytes | None = None, party_tag: bytes | None = None) -> list[Row]:
+        """Newest first, at most LIST_MAX. The tags stand for the message id and the represented party that are wanted."""
         conditions: list[str] = []
         values: list[object] = []
-        for column, value in (("m.query", query_tag), ("c.text", wanted.client), ("s.text", wanted.service)):
+        tags = (("m.query", query_tag), ("m.represented", party_tag))
+        for column, value in (*tags, ("c.text", wanted.client), ("s.text", wanted.service)):
             if value:
                 conditions.append(f"{column} = ?")
                 values.append(value)
@@ -275,13 +276,23 @@ class Index:
         if wanted.since_us:
             conditions.append("m.at_us >= ?")
             span.append(wanted.since_us)
-        if wanted.until_us:
+        if wanted.until_us and wanted.before:
+            conditions.append("(m.at_us < ? OR (m.at_us = ? AND m.sequence < ?))")
+            span += [wanted.until_us, wanted.until_us, wanted.before]
+        elif wanted.until_us:
             conditions.append("m.at_us <= ?")
             span.append(wanted.until_us)
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         order = "ORDER BY m.at_us DESC, m.sequence DESC LIMIT ?"
         rows = self._connection.execute(_SUMMARY + where + order, [*span, min(max(wanted.limit, 1), LIST_MAX)])
         return [_row(row) for row in rows]
+
+    def requests(self, since_us: int, until_us: int, party_tag: bytes | None, after: int) -> list[Row]:
+        """Requests of a time behind record `after`, oldest number first, at most LIST_MAX: for the report (IV.6.IV)."""
+        party = "" if party_tag is None else "AND m.represented = ? "
+        values = [after, since_us, until_us or 1 << 62, *([] if party_tag is None else [party_tag]), LIST_MAX]
+        where = f"WHERE m.sequence > ? AND m.direction = 0 AND m.at_us BETWEEN ? AND ? {party}"
+        return [_row(row) for row in self._connection.execute(_SUMMARY + where + "ORDER BY m.sequence LIMIT ?", values)]
 
     def summary(self, sequence: int) -> Row | None:
         row = self._connection.execute(_SUMMARY + "WHERE m.sequence = ?", (sequence,)).fetchone()
@@ -295,6 +306,14 @@ class Index:
             (sequence,),
         ).fetchone()
         return None if row is None else Place(*row)
+
+    def offset(self, sequence: int) -> int | None:
+        """Where a message or a signature lies in its segment; None for other records."""
+        for table in ("message", "signature"):
+            row = self._connection.execute(f"SELECT offset FROM {table} WHERE sequence = ?", (sequence,)).fetchone()  # noqa: S608  ours
+            if row is not None:
+                return int(row[0])
+        return None
 
     def signature_offset(self, sequence: int) -> int | None:
         row = self._connection.execute("SELECT offset FROM signature WHERE sequence = ?", (sequence,)).fetchone()

@@ -27,11 +27,13 @@ from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Signature, Written
 from appliance.messagelog.growth import Growth
-from appliance.messagelog.index import Index, Row
+from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.log_tree import LogTree
 from appliance.messagelog.notices import Notices
-from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
+from appliance.messagelog.readers import Accounts, Readers
+from appliance.messagelog.reading import Reader
+from appliance.messagelog.reading_service import ReadingService
 from appliance.messagelog.record import SALT_BYTES, AuditEntry, CheckpointEntry, CloseEntry, MessageContent, MessageEntry
 from appliance.messagelog.replay import ReplayGuard
 from appliance.messagelog.sealing import PARTY, QUERY, Epoch, GroupKey, Names
@@ -48,16 +50,10 @@ from appliance.messagelog.wire import (
     Append,
     Appended,
     Audit,
-    AuditRecord,
     BodyFile,
     DropBody,
-    ListAudits,
-    ListRecords,
     LogStatus,
     OpenBody,
-    ReadRecord,
-    RecordContent,
-    RecordSummary,
     Seal,
 )
 from appliance.net.local_sockets import Handler, Reply
@@ -94,6 +90,7 @@ class Recorder:
         stop: Callable[[BaseException], None],
         on_unconfirmed: Callable[[WriteUnconfirmed], None],
         on_rolled_back: Callable[[dict[str, str]], None],
+        accounts: Accounts,
     ) -> None:
         """Checks the log from the newest checkpoint on and brings index and tree up to it: blocking, some seconds where all is followed.
 
@@ -139,6 +136,10 @@ class Recorder:
             on_rolled_back=self._rolled_back,
         )
         self._on_rolled_back = on_rolled_back
+        readers = Readers(accounts, self._commit.append)
+        self.reading = ReadingService(
+            readers, self._reader, self.store, self.tree, self._follower, self.checkpoints, self.keys, self._disk, stop
+        )
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.growth = Growth()
         self.stamper.last_stamp_us = newest_stamp
@@ -168,12 +169,10 @@ class Recorder:
         return {
             "open_body": self.open_body,
             "drop_body": self.drop_body,
-            "list_audits": self.list_audits,
             "append": self.append,
             "audit": self.audit,
-            "list_records": self.list_records,
-            "read_record": self.read_record,
             "log_status": self.log_status,
+            **self.reading.handlers(),
             **self.notices.handlers(),
         }
 
@@ -333,7 +332,7 @@ class Recorder:
             stamp_first=request.stamp_first,
             query_tag=self.keys.tag(QUERY, request.query_id),
             represented_tag=None if represented is None else self.keys.tag(PARTY, represented),
-            names=epoch.seal_names(Names(request.query_id, request.request_id, represented)),
+            names=epoch.seal_names(Names(request.query_id, request.request_id, represented, request.end_user)),
             client=request.client,
             service=request.service,
             signature=0,
@@ -361,48 +360,6 @@ class Recorder:
         """Durable when answered. Raises AuditMalformedError, LogFullError, LogBusyError."""
         entry = audit.entry_of(caller, msgspec.msgpack.decode(payload, type=Audit))
         await self._commit.append(Draft(entry, audit=True))
-
-    async def list_audits(self, caller: str, payload: bytes) -> list[AuditRecord]:
-        wanted = msgspec.msgpack.decode(payload, type=ListAudits)
-        limit = max(1, min(wanted.limit, AUDITS_MAX))
-        return await self._follower.ask(lambda _: self._reader.audits(limit))
-
-    async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
-        wanted = msgspec.msgpack.decode(payload, type=ListRecords)
-        tag = self.keys.tag(QUERY, wanted.query_id) if wanted.query_id else None
-        rows = await self._follower.ask(lambda index: index.search(wanted, tag))
-        return [await self._named(row) for row in rows]
-
-    async def _named(self, row: Row) -> RecordSummary:
-        """With its names, where they can be had. Raises LogKeyAbsentError."""
-        names = await self.keys.names(row.key, row.names)
-        if names is None:
-            return row.summary
-        summary = msgspec.structs.replace(row.summary, query_id=names.query_id, request_id=names.request_id)
-        summary.represented_party = names.represented_party
-        return summary
-
-    async def read_record(self, caller: str, payload: bytes) -> Reply:
-        """One record whole; who read it and why is durable before anything is read (IV.2.III.B, T31)."""
-        wanted = msgspec.msgpack.decode(payload, type=ReadRecord)
-        facts = {"record": str(wanted.sequence), "reason": audit.cut(wanted.reason)}
-        await self._commit.append(Draft(AuditEntry(audit.READ, caller, facts), audit=True))
-        try:
-            content, descriptor = await self._content(wanted.sequence)
-        except CorruptStateError as error:  # the next start checks the whole log and names the first bad record
-            self._stop(error)
-            raise
-        return Reply(content, descriptor_for(descriptor))
-
-    async def _content(self, sequence: int) -> tuple[RecordContent, int | None]:
-        sealed = await self._follower.ask(lambda _: self._reader.sealed(sequence))
-        try:
-            key, epoch = await self.keys.group_key(sealed.message.key), await self.keys.epoch(sealed.signature.epoch)
-            return sealed.opened(await self._named(sealed.row), key, epoch), sealed.descriptor
-        except BaseException:
-            if sealed.descriptor is not None:
-                self._disk.close(sealed.descriptor)
-            raise
 
     async def log_status(self, caller: str, payload: bytes) -> LogStatus:
         return self.status()

@@ -53,6 +53,8 @@ class Names(msgspec.Struct, array_like=True):
     query_id: str
     request_id: str
     represented_party: str | None
+    end_user: str | None = None
+    """As the information system says (X-Road-UserId)."""
 
 
 _names_decoder = msgspec.msgpack.Decoder(Names)

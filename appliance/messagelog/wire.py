@@ -1,7 +1,8 @@
 """What the other processes say to the recorder.
 
-Pure. Operations (callers: `appliance.topology`): `open_body`, `drop_body`, `append`, `audit`, `list_records`, `list_audits`, `read_record`,
-`log_status`, and for withdrawal notices `due_notices`, `notices_told`, `take_notices`, `list_notices`.
+Pure. Operations (callers: `appliance.topology`): `open_body`, `drop_body`, `append`, `audit`, `log_status`; for persons `list_records`,
+`list_audits`, `read_record`, `prove_record`, `report_exchanges`, which need a role and a reason (`messagelog.readers`); for withdrawal
+notices `due_notices`, `notices_told`, `take_notices`, `list_notices`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Append(msgspec.Struct, array_like=True):
     """The signed SigningTime of a received message: how long its replay key must be remembered counts from here."""
     attachment_bytes: list[int] = []
     """How the body is cut into SOAP attachments; empty: it is one part."""
+    end_user: str | None = None
+    """Who asked, as the information system says (X-Road-UserId)."""
 
 
 class Appended(msgspec.Struct, array_like=True):
@@ -113,7 +116,7 @@ class AuditRecord(msgspec.Struct, array_like=True):
 
 
 class ListRecords(msgspec.Struct, array_like=True):
-    """`list_records`: newest first; any filter may be empty."""
+    """`list_records`: newest first; any filter may be empty. The reason is audited (IV.2.III.B)."""
 
     limit: int = 50
     query_id: str = ""
@@ -125,6 +128,10 @@ class ListRecords(msgspec.Struct, array_like=True):
     """One record by its number."""
     state: str = ""
     """Only those in this state."""
+    represented_party: str = ""
+    reason: str = ""
+    before: int = 0
+    """With `until_us`: of the records of that very moment only those with a lower number, for the next page."""
 
 
 class RecordSummary(msgspec.Struct, array_like=True):
@@ -142,6 +149,7 @@ class RecordSummary(msgspec.Struct, array_like=True):
     state: str
     stamped_at_us: int | None
     represented_party: str | None
+    end_user: str | None = None
 
 
 class NoticeItem(msgspec.Struct, array_like=True):
@@ -219,6 +227,42 @@ class ReadRecord(msgspec.Struct, array_like=True):
 
     sequence: int
     reason: str
+    act: str = "show"
+    """`show` or `export`, for the audit record."""
+    wait_s: float = 0.0
+    """How long to wait for its time stamp, at most WAIT_S_MAX."""
+
+
+WAIT_S_MAX = 60.0
+
+
+class ProveRecord(msgspec.Struct, array_like=True):
+    """`prove_record`: answered with the proof's file (`messagelog.proof`), over the newest checkpoint; one is made where none covers it."""
+
+    sequence: int
+    reason: str
+
+
+class ReportExchanges(msgspec.Struct, array_like=True):
+    """`report_exchanges`: how many requests passed, without content (IV.6.IV). Moments are inclusive; 0: no end."""
+
+    since_us: int
+    until_us: int
+    represented_party: str
+    reason: str
+
+
+class ExchangeGroup(msgspec.Struct, array_like=True):
+    """The requests of one end user for one represented party, from one client to one service."""
+
+    represented_party: str | None
+    end_user: str | None
+    client: str
+    service: str
+    side: str
+    requests: int
+    first_us: int
+    last_us: int
 
 
 class RecordContent(msgspec.Struct, array_like=True):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import os
+import pwd
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +40,35 @@ CALL_S_MAX = 15.0
 """Default wait for an answer: longer than the slowest signature allowed (10 s)."""
 
 Answer = TypeVar("Answer")
+
+
+_CALLER_UID: contextvars.ContextVar[int | None] = contextvars.ContextVar("caller_uid", default=None)
+
+
+def caller_uid() -> int | None:
+    """In a handler: the user id of whoever calls, as the kernel knows it (SO_PEERCRED). None outside of a request."""
+    return _CALLER_UID.get()
+
+
+def caller_user() -> str:
+    """In a handler: that user's name; `uid:N` where the system has none."""
+    uid = caller_uid()
+    if uid is None:
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid:{uid}"
+
+
+@contextlib.contextmanager
+def called_by(uid: int) -> Iterator[None]:
+    """What is done inside is done for this user."""
+    token = _CALLER_UID.set(uid)
+    try:
+        yield
+    finally:
+        _CALLER_UID.reset(token)
 
 
 class Reply:
@@ -229,7 +260,7 @@ class LocalServer:
             if uid not in (self._users.get(caller, uid), 0):
                 sock.close()
                 continue
-            served = _Served(sock, caller, self, group, self._served.discard)
+            served = _Served(sock, caller, uid, self, group, self._served.discard)
             self._served.add(served)
 
     async def answer(self, caller: str, frame: Frame) -> bytes | tuple[bytes, int]:
@@ -263,8 +294,15 @@ class _Served:
     has begun (an append) ends, its answer goes nowhere."""
 
     def __init__(
-        self, sock: socket.socket, caller: str, server: LocalServer, group: asyncio.TaskGroup, on_end: Callable[[_Served], None]
+        self,
+        sock: socket.socket,
+        caller: str,
+        uid: int,
+        server: LocalServer,
+        group: asyncio.TaskGroup,
+        on_end: Callable[[_Served], None],
     ) -> None:
+        self._uid = uid
         self._caller, self._server, self._group, self._in_flight, self._stopped = caller, server, group, 0, False
         self._stream = _Stream(sock, self._request, lambda: on_end(self))
 
@@ -283,6 +321,7 @@ class _Served:
         self._group.create_task(self._answer(frame))
 
     async def _answer(self, frame: Frame) -> None:
+        _CALLER_UID.set(self._uid)  # of this task alone
         try:
             answer = await self._server.answer(self._caller, frame)
         finally:

@@ -110,6 +110,10 @@ class SoapRequest:
     def represented_party(self) -> str | None:
         return self.header.represented_party
 
+    @property
+    def user_id(self) -> str | None:
+        return self.header.user_id
+
 
 @dataclass(frozen=True, slots=True)
 class SoapResponse:

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvloop
 
 from appliance import configuration_files, durable
+from appliance.access.roles import Account
 from appliance.clock import Clock, SystemClock
 from appliance.errors import UnavailableError, XacbeError
 from appliance.health.wire import Incident
@@ -36,6 +37,8 @@ CONFIGURATION_DIRECTORY = "trust/configuration"
 NEWS_S = 10.0
 RETRY_S = 1.0
 INCIDENT_RETRY_S = 5.0
+ACCOUNTS_S_MAX = 3.0
+"""While the supervisor is away nobody reads."""
 INCIDENTS_MAX = 100
 """Untold incidents; the newest are kept, and the log has them all."""
 
@@ -127,7 +130,14 @@ async def _serve(state: Path, log: logging.Logger) -> None:
     trust, signer = (LocalClient(channel_path(state, owner, "recorder")) for owner in ("trust_agent", "signer"))
     incidents = Incidents(state, clock)
     stop = partial(_stop, log)
-    recorder = Recorder(state / "log", settings, clock, trust, signer, log, stop, incidents.unconfirmed, incidents.rolled_back)
+    supervisor = LocalClient(channel_path(state, "supervisor", "recorder"))
+
+    async def accounts() -> list[Account]:
+        found: list[Account] = await supervisor.call("list_accounts", None, list[Account], ACCOUNTS_S_MAX)
+        return found
+
+    told = (incidents.unconfirmed, incidents.rolled_back)
+    recorder = Recorder(state / "log", settings, clock, trust, signer, log, stop, *told, accounts)
     grace = Grace(state, recorder, log)
     server = LocalServer("recorder", recorder.handlers())
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}

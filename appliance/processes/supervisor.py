@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance import durable, topology
+from appliance.access import roles
 from appliance.access.local_configuration import Change, LocalConfigurationStore
+from appliance.access.roles import Account, RoleMissingError
 from appliance.clock import Clock, SystemClock
 from appliance.errors import UnavailableError, XacbeError
 from appliance.health.horizons import TSA, has_ended, horizons
@@ -27,7 +29,7 @@ from appliance.health.wire import Incident
 from appliance.hsm.wire import TokenStatus
 from appliance.journal import event, start_journal
 from appliance.messagelog.wire import Audit, LogStatus
-from appliance.net.local_sockets import Handler, LocalClient, LocalServer, channel_path, inherited_sockets
+from appliance.net.local_sockets import Handler, LocalClient, LocalServer, caller_uid, caller_user, channel_path, inherited_sockets
 from appliance.processes.running import Fuse, run, until_stopped
 from appliance.settings import BoxSettings, SupervisorSettings, load
 from appliance.supervision.announcements import Announcements
@@ -37,6 +39,7 @@ from appliance.supervision.trust_facts import sealing_ends_at_us, silent_service
 from appliance.supervision.wire import (
     Announcement,
     BoxStatus,
+    ChangeAccounts,
     ChangeClients,
     ChangeDescription,
     ChangeEnrolment,
@@ -108,6 +111,8 @@ class Supervisor:
             "change_description": self._change_description,
             "change_rights": self._change_rights,
             "change_enrolment": self._change_enrolment,
+            "list_accounts": self._list_accounts,
+            "change_accounts": self._change_accounts,
         }
         server = LocalServer("supervisor", handlers)
         async with asyncio.TaskGroup() as group:
@@ -173,6 +178,19 @@ class Supervisor:
         asked = msgspec.msgpack.decode(payload, type=ChangeRights)
         await self._change(caller, lambda: self._store.plan_right(asked.right, asked.remove))
 
+    async def _list_accounts(self, caller: str, payload: bytes) -> list[Account]:
+        return list(self._store.accounts)
+
+    async def _change_accounts(self, caller: str, payload: bytes) -> None:
+        asked = msgspec.msgpack.decode(payload, type=ChangeAccounts)
+        try:
+            roles.check_change(caller_user(), caller_uid(), self._store.accounts)
+        except RoleMissingError:
+            refused = Audit("account.change_refused", {"by": caller, "user": caller_user(), "account": asked.account.user})
+            await self._neighbours["recorder"].call("audit", refused, timeout_s=AUDIT_S_MAX)
+            raise
+        await self._change(caller, lambda: self._store.plan_account(asked.account, asked.remove))
+
     async def _change_enrolment(self, caller: str, payload: bytes) -> None:
         asked = msgspec.msgpack.decode(payload, type=ChangeEnrolment)
         await self._change(caller, lambda: self._store.plan_enrolment(asked.enrolled))
@@ -184,7 +202,7 @@ class Supervisor:
         async with self._changing:  # a plan holds for the generation that it was made on
             change = plan()
             try:
-                audit = Audit(change.event, {"by": caller, **change.facts})
+                audit = Audit(change.event, {"by": caller, "user": caller_user(), **change.facts})
                 await self._neighbours["recorder"].call("audit", audit, timeout_s=AUDIT_S_MAX)
             except XacbeError as error:
                 self._count("audit.unavailable")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance.access.rights import Client, Right, Service
+from appliance.access.roles import Account
 
 
 class Announcement(msgspec.Struct, array_like=True):
@@ -101,6 +102,13 @@ class ChangeDescription(msgspec.Struct, array_like=True):
 
 class ChangeRights(msgspec.Struct, array_like=True):
     right: Right
+    remove: bool = False
+
+
+class ChangeAccounts(msgspec.Struct, array_like=True):
+    """`change_accounts`: puts one account with its roles, or removes it. `list_accounts` answers list[Account]."""
+
+    account: Account
     remove: bool = False
 
 

@@ -96,7 +96,7 @@ def _show_log(lab: dict[str, Any], number: int, query_id: str) -> None:
     print(f"    {box['server_id']}")
     deadline = time.monotonic() + 10
     while True:
-        records = json.loads(_xacbe(box, "log", "list", "--id", query_id, "--json"))
+        records = json.loads(_xacbe(box, "log", "list", "--id", query_id, "--reason", "demo", "--json"))
         if len(records) == 2 and all(record["state"] == "stamped" for record in records):
             break
         _expect(time.monotonic() < deadline, f"not every record of {query_id} was stamped: {records}")
@@ -110,7 +110,7 @@ def _show_log(lab: dict[str, Any], number: int, query_id: str) -> None:
 def _export(lab: dict[str, Any], directory: Path, query_id: str) -> Path:
     _title("demo.export")
     container = directory / "request.asice"
-    _xacbe(lab["boxes"][1], "log", "export", query_id, "--request", "--out", str(container))
+    _xacbe(lab["boxes"][1], "log", "export", query_id, "--request", "--reason", "demo", "--out", str(container))
     print(f"    {container} ({container.stat().st_size} B)")
     return container
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import secrets
 import signal
 import subprocess
@@ -263,6 +264,8 @@ def _approve(directory: Path, box: Box, centre: Centre) -> None:
 
 def _install(directory: Path, box: Box, boxes: Sequence[Box]) -> str:
     _xacbe(box, "enrolment", "install", str(directory / "enrolment" / f"{box.number}.approval.json"))
+    # whoever brings a laboratory up commissions its boxes: administrator and auditor of them
+    _xacbe(box, "account", "add", _own_user(), "--role", "administrator", "--role", "auditor")
     certificate = directory / "clients" / f"{box.number}.pem"
     _system_certificate(box, certificate, directory / "clients" / f"{box.number}.key.pem")
     _xacbe(box, "client", "add", box.subsystem, "--mode", _mode(box), "--certificate", str(certificate))
@@ -278,6 +281,13 @@ def _install(directory: Path, box: Box, boxes: Sequence[Box]) -> str:
         for service in soap:
             _xacbe(box, "access", "add", service["id"], boxes[0].subsystem)
     return f"{box.server_id}: certificados, ancla y sistemas instalados"
+
+
+def _own_user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid:{os.getuid()}"
 
 
 def _xacbe(box: Box, *words: str) -> None:

@@ -113,7 +113,7 @@ def test_a_client_without_a_right_is_refused_and_the_refusal_is_audited(lab: Lab
     assert answer.status_code == 500
     assert answer.headers["X-Road-Error"] == "server.serverproxy.access_denied"
     assert answer.json()["type"] == "server.serverproxy.access_denied"
-    audits = json.loads(lab.xacbe(2, "log", "audit", "--json").stdout)
+    audits = json.loads(lab.xacbe(2, "log", "acts", "--json").stdout)
     refusals = [one for one in audits if one["event"] == "exchange.refused" and one["service"] == lab.refused]
     assert refusals[0]["kind"] == "access.no_right"
     assert refusals[0]["client"] == lab.client

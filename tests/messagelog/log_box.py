@@ -7,18 +7,20 @@ import contextlib
 import hashlib
 import logging
 import os
+import pwd
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from appliance.access.roles import AUDITOR, Account
 from appliance.errors import UnavailableError
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import WriteUnconfirmed
 from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import Append, Appended, BodyFile, ListRecords, ReadRecord, RecordContent, RecordSummary, Seal
-from appliance.net.local_sockets import NeighbourAwayError, Reply
+from appliance.net.local_sockets import NeighbourAwayError, Reply, called_by
 from appliance.settings import RecorderSettings
 from appliance.trust.timestamps import build_request, check_imprint, token_of_response
 from appliance.trust.wire import StampReply, StampRequest
@@ -27,6 +29,7 @@ from tests.messagelog.drafts import StillClock
 from tests.messagelog.log_key import LogKey
 from tests.seal.workshop import NOON_US, Workshop, parts_of
 
+OWN_USER = pwd.getpwuid(os.getuid()).pw_name
 SETTINGS = RecorderSettings(segment_bytes_max=1 << 20, reserve_bytes=1 << 20)
 SUBSYSTEMS = ("QROO-TEST/GOV/1001/solomon", "QROO-TEST/GOV/2002/geoportal")
 HEAD = (
@@ -73,8 +76,12 @@ class LogBox:
         self.authority = Authority(self.workshop, self.clock)
         self.signer = LogKey(self.clock)
         self.rolled_back: list[dict[str, str]] = []
+        self.accounts = [Account(OWN_USER, (AUDITOR,))]
         self.unconfirmed: list[WriteUnconfirmed] = []
         self.stopped: list[BaseException] = []
+
+    async def _accounts(self) -> list[Account]:
+        return self.accounts
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Recorder]:
@@ -88,6 +95,7 @@ class LogBox:
             self.stopped.append,
             self.unconfirmed.append,
             self.rolled_back.append,
+            self._accounts,
         )
         async with asyncio.TaskGroup() as group:
             task = group.create_task(recorder.run())
@@ -147,12 +155,16 @@ async def append_all(recorder: Recorder, requests: Sequence[Append]) -> list[App
 
 
 async def listed(recorder: Recorder, wanted: ListRecords | None = None) -> list[RecordSummary]:
-    return await recorder.list_records("console", msgspec.msgpack.encode(wanted or ListRecords(limit=1000)))
+    """As an auditor with a reason."""
+    asked = msgspec.structs.replace(wanted or ListRecords(limit=1000), reason="a court asks")
+    with called_by(os.getuid()):
+        return await recorder.reading.list_records("console", msgspec.msgpack.encode(asked))
 
 
 async def read(recorder: Recorder, sequence: int, reason: str = "a court asks") -> tuple[RecordContent, bytes]:
     """The content, and the body that its descriptor holds."""
-    reply = await recorder.read_record("console", msgspec.msgpack.encode(ReadRecord(sequence, reason)))
+    with called_by(os.getuid()):
+        reply = await recorder.reading.read_record("console", msgspec.msgpack.encode(ReadRecord(sequence, reason)))
     assert isinstance(reply, Reply)
     assert isinstance(reply.value, RecordContent)
     content = reply.value

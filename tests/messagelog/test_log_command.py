@@ -89,7 +89,7 @@ def _listed(tmp_path: Path, index: Index, capsys: pytest.CaptureFixture[str], *w
         listeners = bind_channels(state, "recorder")
         async with asyncio.TaskGroup() as group:
             server = group.create_task(LocalServer("recorder", handlers).serve(listeners))
-            code = await asyncio.to_thread(xacbe, ["log", "list", "--state", str(state), *words])
+            code = await asyncio.to_thread(xacbe, ["log", "list", "--reason", "a test", "--state", str(state), *words])
             server.cancel()
         for listener in listeners.values():
             listener.close()

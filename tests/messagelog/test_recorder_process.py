@@ -7,6 +7,8 @@ import hashlib
 import itertools
 import json
 import logging
+import os
+import pwd
 import random
 import re
 import subprocess
@@ -20,6 +22,7 @@ import msgspec
 import pytest
 
 from appliance import topology
+from appliance.access.roles import AUDITOR, Account
 from appliance.clock import SystemClock
 from appliance.commands import main as xacbe
 from appliance.errors import UnavailableError, XacbeError
@@ -99,8 +102,8 @@ async def trust_agent(state: Path, workshop: Workshop) -> AsyncIterator[Authorit
 
 
 @asynccontextmanager
-async def supervisor(state: Path) -> AsyncIterator[list[Announcement]]:
-    """What the recorder announces."""
+async def supervisor(state: Path, *accounts: Account) -> AsyncIterator[list[Announcement]]:
+    """What the recorder announces; it knows these accounts."""
     said: list[Announcement] = []
 
     async def announce(caller: str, payload: bytes) -> None:
@@ -110,6 +113,11 @@ async def supervisor(state: Path) -> AsyncIterator[list[Announcement]]:
         raise UnavailableError("not here")
 
     handlers: dict[str, Handler] = {**dict.fromkeys(topology.BY_NAME["supervisor"].callers, none), "announce": announce}
+
+    async def list_accounts(caller: str, payload: bytes) -> list[Account]:
+        return list(accounts)
+
+    handlers["list_accounts"] = list_accounts
     listeners = bind_channels(state, "supervisor")
     async with asyncio.TaskGroup() as group:
         task = group.create_task(LocalServer("supervisor", handlers).serve(listeners))
@@ -305,7 +313,7 @@ def test_the_command_lists_shows_and_exports(state: Path, recorder: RunningProce
     workshop = Workshop()
 
     def command(*words: str) -> tuple[int, str]:
-        code = xacbe(["log", words[0], "--state", str(state), "--language", "en", *words[1:]])
+        code = xacbe(["log", words[0], "--state", str(state), "--language", "en", "--reason", "audit of the year", *words[1:]])
         return code, capsys.readouterr().out
 
     async def play() -> None:
@@ -313,9 +321,9 @@ def test_the_command_lists_shows_and_exports(state: Path, recorder: RunningProce
         own: Appended = await client.call("append", sealed(workshop, "Q-own", received=False, body=b"{}"), Appended)
         out = state / "own.asice"
         code, _ = await asyncio.to_thread(command, "export", "Q-own", "--out", str(out))
-        assert code == 1
+        assert code == 3  # nobody says who may read: nobody reads
         assert not out.exists()
-        async with trust_agent(state, workshop):
+        async with trust_agent(state, workshop), supervisor(state, Account(pwd.getpwuid(os.getuid()).pw_name, (AUDITOR,))):
             code, _ = await asyncio.to_thread(command, "export", str(own.sequence), "--out", str(out), "--wait", "10")
             assert code == 0
             report = verify_container(out.read_bytes(), known(workshop), None)
@@ -328,7 +336,7 @@ def test_the_command_lists_shows_and_exports(state: Path, recorder: RunningProce
             assert code == 0
             assert [(each["query_id"], each["state"]) for each in json.loads(listed)] == [("Q-2\x1b[2J", "stamped"), ("Q-own", "stamped")]
             assert "\x1b" not in (await asyncio.to_thread(command, "list"))[1]
-            code, shown = await asyncio.to_thread(command, "show", "Q-own", "--reason", "audit of the year")
+            code, shown = await asyncio.to_thread(command, "show", "Q-own")
             assert code == 0
             assert "X-Road-Client:QROO-TEST/GOV/1001/solomon" in shown
             _, spanish = await asyncio.to_thread(command, "show", "Q-own", "--language", "es")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance.access.roles import Account
+from appliance.errors import XacbeError
+from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.supervision.wire import ChangeAccounts
+from appliance.topology import CONSOLE
 from tests.supervision.box import RunningProcess, make_box
 from tests.supervision.recorder import AuditingRecorder
 
@@ -137,3 +143,54 @@ def test_without_a_supervisor_it_says_that_a_process_is_away(tmp_path: Path) -> 
     done = xacbe(make_box(tmp_path / "empty"), "status")
     assert done.returncode == 3
     assert "process.away" in done.stderr
+
+
+@pytest.mark.case("T31")
+@pytest.mark.rule("IV.2.III.B")
+def test_accounts_are_entered_shown_and_removed_and_a_wrong_one_is_refused(box: Path) -> None:
+    assert shown(box, "account", "list") == []
+    assert xacbe(box, "account", "add", "ana", "--role", "auditor").returncode == 0
+    assert xacbe(box, "account", "add", "eva", "--role", "administrator", "--role", "auditor").returncode == 0
+    assert shown(box, "account", "list") == [
+        {"user": "ana", "roles": ["auditor"]},
+        {"user": "eva", "roles": ["administrator", "auditor"]},
+    ]
+    assert xacbe(box, "account", "add", "Ana Pérez", "--role", "auditor").returncode == 1
+    assert xacbe(box, "account", "add", "ana", "--role", "king").returncode == 2
+    assert xacbe(box, "account", "remove", "ana").returncode == 0
+    assert xacbe(box, "account", "remove", "ana").returncode == 1
+    assert [account["user"] for account in shown(box, "account", "list")] == ["eva"]  # type: ignore[attr-defined]  # JSON
+
+
+@pytest.mark.case("T31")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_user_without_the_role_enters_no_account_not_even_its_own(box: Path) -> None:
+    """The kernel says who asks: the channel is open to this user, the role is not."""
+    for path in [box.parent, box, box / "run", box / "run" / "supervisor", box / "run" / "supervisor" / "console.sock"]:
+        path.chmod(0o777)
+    before = shown(box, "account", "list")
+
+    done = as_user(12345, box, ChangeAccounts(Account("uid:12345", ("auditor",))))
+
+    assert done == "access.role_missing"
+    assert shown(box, "account", "list") == before
+
+
+def as_user(uid: int, state: Path, change: ChangeAccounts) -> str:
+    """The kind of the refusal that another user gets; empty where it was done."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setuid(uid)
+        try:
+            BlockingClient(channel_path(state, "supervisor", CONSOLE), 10).call("change_accounts", change)
+            said = ""
+        except XacbeError as error:
+            said = error.kind
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as pipe:
+        return pipe.read()

@@ -1,0 +1,183 @@
+"""What persons ask of the log: find, show, export, prove, report, acts. Every answer stands behind `Readers`.
+
+In the recorder's loop; index and tree are asked in their thread. Names and contents are opened here, with keys that the token unwraps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from appliance.errors import CorruptStateError, RefusedError
+from appliance.messagelog import record
+from appliance.messagelog.checkpoints import Checkpoints, NotCheckpointedError
+from appliance.messagelog.data_keys import DataKeys
+from appliance.messagelog.disk import Disk
+from appliance.messagelog.index import Row
+from appliance.messagelog.index_follower import IndexFollower
+from appliance.messagelog.log_tree import LogTree
+from appliance.messagelog.proof import Proof
+from appliance.messagelog.readers import Readers
+from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
+from appliance.messagelog.sealing import PARTY, QUERY
+from appliance.messagelog.store import Store, UnknownRecordError
+from appliance.messagelog.wire import (
+    WAIT_S_MAX,
+    AuditRecord,
+    ExchangeGroup,
+    ListAudits,
+    ListRecords,
+    ProveRecord,
+    ReadRecord,
+    RecordContent,
+    RecordSummary,
+    ReportExchanges,
+)
+from appliance.net.local_sockets import Handler, Reply
+
+STAMP_LOOK_S = 0.1
+GROUPS_MAX = 10_000
+"""In one report: some 2 MB of names."""
+
+
+class ReportTooLargeError(RefusedError):
+    """The report would have more groups than one answer takes."""
+
+    kind = "log.report_too_large"
+
+
+class ReadingService:
+    """The handlers of one recorder."""
+
+    def __init__(
+        self,
+        readers: Readers,
+        reader: Reader,
+        store: Store,
+        tree: LogTree,
+        follower: IndexFollower,
+        checkpoints: Checkpoints,
+        keys: DataKeys,
+        disk: Disk,
+        stop: Callable[[BaseException], None],
+    ) -> None:
+        """`stop`: ends the process; the log contradicts itself, and the next start says where."""
+        self._readers, self._reader, self._store, self._tree = readers, reader, store, tree
+        self._follower, self._checkpoints, self._keys, self._disk, self._stop = follower, checkpoints, keys, disk, stop
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "list_audits": self.list_audits,
+            "list_records": self.list_records,
+            "read_record": self.read_record,
+            "prove_record": self.prove_record,
+            "report_exchanges": self.report_exchanges,
+        }
+
+    async def list_audits(self, caller: str, payload: bytes) -> list[AuditRecord]:
+        """Acts show no message: the role is asked for, but that they were read is no act of its own."""
+        wanted = msgspec.msgpack.decode(payload, type=ListAudits)
+        await self._readers.allow()
+        limit = max(1, min(wanted.limit, AUDITS_MAX))
+        return await self._follower.ask(lambda _: self._reader.audits(limit))
+
+    async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
+        wanted = msgspec.msgpack.decode(payload, type=ListRecords)
+        filters = {name: getattr(wanted, name) for name in ("query_id", "client", "service", "represented_party", "sequence")}
+        facts = {name: str(value) for name, value in filters.items() if value}
+        await self._readers.admit(caller, "find", wanted.reason, facts)
+        query = self._keys.tag(QUERY, wanted.query_id) if wanted.query_id else None
+        party = self._keys.tag(PARTY, wanted.represented_party) if wanted.represented_party else None
+        rows = await self._follower.ask(lambda index: index.search(wanted, query, party))
+        return [await self._named(row) for row in rows]
+
+    async def _named(self, row: Row) -> RecordSummary:
+        """With its names, where they can be had. Raises LogKeyAbsentError."""
+        names = await self._keys.names(row.key, row.names)
+        if names is None:
+            return row.summary
+        summary = msgspec.structs.replace(row.summary, query_id=names.query_id, request_id=names.request_id)
+        summary.represented_party, summary.end_user = names.represented_party, names.end_user
+        return summary
+
+    async def read_record(self, caller: str, payload: bytes) -> Reply:
+        """One record whole; who read it and why is durable before anything is read (IV.2.III.B, T31)."""
+        wanted = msgspec.msgpack.decode(payload, type=ReadRecord)
+        act = "export" if wanted.act == "export" else "show"
+        await self._readers.admit(caller, act, wanted.reason, {"record": str(wanted.sequence)})
+        await self._stamped(wanted.sequence, min(wanted.wait_s, WAIT_S_MAX))
+        try:
+            content, descriptor = await self._content(wanted.sequence)
+        except CorruptStateError as error:
+            self._stop(error)
+            raise
+        return Reply(content, descriptor_for(descriptor))
+
+    async def _content(self, sequence: int) -> tuple[RecordContent, int | None]:
+        sealed = await self._follower.ask(lambda _: self._reader.sealed(sequence))
+        try:
+            key, epoch = await self._keys.group_key(sealed.message.key), await self._keys.epoch(sealed.signature.epoch)
+            return sealed.opened(await self._named(sealed.row), key, epoch), sealed.descriptor
+        except BaseException:
+            if sealed.descriptor is not None:
+                self._disk.close(sealed.descriptor)
+            raise
+
+    async def _stamped(self, sequence: int, wait_s: float) -> None:
+        """Returns when the record has its stamp, or after the wait."""
+        ends = asyncio.get_running_loop().time() + wait_s
+        while asyncio.get_running_loop().time() < ends:
+            found = await self._follower.ask(lambda index: index.summary(sequence))
+            if found is None or found.summary.stamped_at_us is not None:
+                return
+            await asyncio.sleep(STAMP_LOOK_S)
+
+    async def prove_record(self, caller: str, payload: bytes) -> bytes:
+        """The proof's file. Raises NotCheckpointedError, UnknownRecordError."""
+        wanted = msgspec.msgpack.decode(payload, type=ProveRecord)
+        await self._readers.admit(caller, "prove", wanted.reason, {"record": str(wanted.sequence)})
+        if not 0 < wanted.sequence <= self._store.position.sequence:
+            raise UnknownRecordError(f"there is no record {wanted.sequence}")
+        await self._checkpoints.covering(wanted.sequence)
+        proof: Proof = await self._follower.ask(lambda index: self._proof(wanted.sequence, index.offset(wanted.sequence)))
+        return proof.text
+
+    def _proof(self, sequence: int, offset: int | None) -> Proof:
+        noted = self._tree.noted
+        if noted is None or noted.size < sequence:
+            raise NotCheckpointedError(f"record {sequence} is under no checkpoint yet")
+        if offset is not None:
+            found = self._store.read(sequence, offset)
+        else:  # records that the index does not list, audit records among them: from the beginning of their segment
+            found = next(each for _, each in self._store.records_from(sequence))
+        path = tuple(self._tree.inclusion(sequence, noted.size))
+        return Proof(sequence, record.linked(found), path, self._tree.note, self._tree.certificate)
+
+    async def report_exchanges(self, caller: str, payload: bytes) -> list[ExchangeGroup]:
+        """Who asked for whom and how often, without content (IV.6.IV)."""
+        wanted = msgspec.msgpack.decode(payload, type=ReportExchanges)
+        facts = {"since_us": str(wanted.since_us), "until_us": str(wanted.until_us), "represented_party": wanted.represented_party}
+        await self._readers.admit(caller, "report", wanted.reason, {name: value for name, value in facts.items() if value})
+        party = self._keys.tag(PARTY, wanted.represented_party) if wanted.represented_party else None
+        groups: dict[tuple[str | None, str | None, str, str, str], ExchangeGroup] = {}
+        after = 0
+        while rows := await self._follower.ask(lambda index: index.requests(wanted.since_us, wanted.until_us, party, after)):  # noqa: B023
+            after = rows[-1].summary.sequence
+            for row in rows:
+                _count(groups, await self._named(row))
+            await asyncio.sleep(0)  # a page of a thousand takes some 10 ms: appends come in between
+        return sorted(groups.values(), key=lambda one: (one.represented_party or "", one.end_user or "", one.client, one.service))
+
+
+def _count(groups: dict[tuple[str | None, str | None, str, str, str], ExchangeGroup], one: RecordSummary) -> None:
+    """Raises ReportTooLargeError."""
+    key = (one.represented_party, one.end_user, one.client, one.service, one.side)
+    group = groups.get(key)
+    if group is None:
+        if len(groups) >= GROUPS_MAX:
+            raise ReportTooLargeError(f"more than {GROUPS_MAX} groups: ask for a shorter time")
+        group = groups[key] = ExchangeGroup(*key, 0, one.at_us, one.at_us)
+    group.requests += 1
+    group.first_us, group.last_us = min(group.first_us, one.at_us), max(group.last_us, one.at_us)
