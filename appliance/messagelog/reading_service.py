@@ -76,6 +76,15 @@ class ReadingService:
             "report_exchanges": self.report_exchanges,
         }
 
+    def for_readers(self, handler: Handler) -> Handler:
+        """The same for those with the role only."""
+
+        async def guarded(caller: str, payload: bytes) -> object:
+            await self._readers.allow()
+            return await handler(caller, payload)
+
+        return guarded
+
     async def list_audits(self, caller: str, payload: bytes) -> list[AuditRecord]:
         """Acts show no message: the role is asked for, but that they were read is no act of its own."""
         wanted = msgspec.msgpack.decode(payload, type=ListAudits)
@@ -85,13 +94,16 @@ class ReadingService:
 
     async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
         wanted = msgspec.msgpack.decode(payload, type=ListRecords)
-        filters = {name: getattr(wanted, name) for name in ("query_id", "client", "service", "represented_party", "sequence")}
-        facts = {name: str(value) for name, value in filters.items() if value}
-        await self._readers.admit(caller, "find", wanted.reason, facts)
-        query = self._keys.tag(QUERY, wanted.query_id) if wanted.query_id else None
-        party = self._keys.tag(PARTY, wanted.represented_party) if wanted.represented_party else None
+        query, party = self._tag(QUERY, wanted.query_id), self._tag(PARTY, wanted.represented_party)
+        told = {"client": wanted.client, "service": wanted.service, "sequence": str(wanted.sequence or "")}
+        told |= {"query": _hex(query), "represented_party": _hex(party)}
+        await self._readers.admit(caller, "find", wanted.reason, {name: value for name, value in told.items() if value})
         rows = await self._follower.ask(lambda index: index.search(wanted, query, party))
         return [await self._named(row) for row in rows]
+
+    def _tag(self, kind: bytes, text: str) -> bytes | None:
+        """What stands for a name in the index, and in the audit log, which is not encrypted."""
+        return self._keys.tag(kind, text) if text else None
 
     async def _named(self, row: Row) -> RecordSummary:
         """With its names, where they can be had. Raises LogKeyAbsentError."""
@@ -158,9 +170,9 @@ class ReadingService:
     async def report_exchanges(self, caller: str, payload: bytes) -> list[ExchangeGroup]:
         """Who asked for whom and how often, without content (IV.6.IV)."""
         wanted = msgspec.msgpack.decode(payload, type=ReportExchanges)
-        facts = {"since_us": str(wanted.since_us), "until_us": str(wanted.until_us), "represented_party": wanted.represented_party}
+        party = self._tag(PARTY, wanted.represented_party)
+        facts = {"since_us": str(wanted.since_us), "until_us": str(wanted.until_us), "represented_party": _hex(party)}
         await self._readers.admit(caller, "report", wanted.reason, {name: value for name, value in facts.items() if value})
-        party = self._keys.tag(PARTY, wanted.represented_party) if wanted.represented_party else None
         groups: dict[tuple[str | None, str | None, str, str, str], ExchangeGroup] = {}
         after = 0
         while rows := await self._follower.ask(lambda index: index.requests(wanted.since_us, wanted.until_us, party, after)):  # noqa: B023
@@ -169,6 +181,10 @@ class ReadingService:
                 _count(groups, await self._named(row))
             await asyncio.sleep(0)  # a page of a thousand takes some 10 ms: appends come in between
         return sorted(groups.values(), key=lambda one: (one.represented_party or "", one.end_user or "", one.client, one.service))
+
+
+def _hex(tag: bytes | None) -> str:
+    return "" if tag is None else tag.hex()
 
 
 def _count(groups: dict[tuple[str | None, str | None, str, str, str], ExchangeGroup], one: RecordSummary) -> None:

@@ -166,6 +166,8 @@ class Recorder:
     # -- life
 
     def handlers(self) -> dict[str, Handler]:
+        notices = self.notices.handlers()
+        notices["list_notices"] = self.reading.for_readers(notices["list_notices"])
         return {
             "open_body": self.open_body,
             "drop_body": self.drop_body,
@@ -173,7 +175,7 @@ class Recorder:
             "audit": self.audit,
             "log_status": self.log_status,
             **self.reading.handlers(),
-            **self.notices.handlers(),
+            **notices,
         }
 
     async def run(self) -> None:

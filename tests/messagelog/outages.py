@@ -27,7 +27,7 @@ from appliance.trust.signed_time import SignedMoment, SignedTime, judged
 from appliance.trust.wire import StampReply
 from provisioning.authority.tsa import ACCURACY_MS
 from tests.messagelog.drafts import StillClock
-from tests.messagelog.log_box import Authority, LogBox, append, read
+from tests.messagelog.log_box import Authority, LogBox, append, listed, read
 from tests.seal.workshop import NOON_US, known
 
 S = 1_000_000
@@ -157,7 +157,7 @@ async def _settled(recorder: Recorder) -> None:
     """What was asked for is answered and written."""
     for _ in range(3):
         await asyncio.sleep(0.001)
-    await recorder.list_records("console", msgspec.msgpack.encode(ListRecords(limit=1)))
+    await listed(recorder, ListRecords(limit=1))
 
 
 async def heal(world: World, recorder: Recorder) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance import topology
 from appliance.errors import PeerProtocolError, RefusedError
 from appliance.net import frames, local_sockets
 from appliance.net.frames import FrameError, FrameReader
@@ -51,9 +52,7 @@ async def a_recorder(tmp_path: Path, handlers: dict[str, local_sockets.Handler])
     async def nothing(caller: str, payload: bytes) -> None:
         return None
 
-    operations = dict.fromkeys(
-        ("open_body", "drop_body", "append", "audit", "list_records", "list_audits", "read_record", "log_status"), nothing
-    )
+    operations = dict.fromkeys(topology.BY_NAME["recorder"].callers, nothing)
     server = LocalServer("recorder", {**operations, **handlers})
     listeners = {}
     for caller in ("relay", "console"):
