@@ -96,6 +96,7 @@ class SignerSettings:
     tcti: str = "device:/dev/tpmrm0"
     pin_mode: str = "unattended"
     queue_max: int = 1024
+    """Requests that wait for the token, of each urgency (handshakes, seals, acts); one more is refused at once."""
     sign_s_max: float = 10.0
 
     def __post_init__(self) -> None:

@@ -106,7 +106,10 @@ Effect = UseToken | Refuse
 
 
 class TokenQueue:
-    """Whose turn it is. Invariants: at most one job is at the token; every job is used, refused or given up exactly once."""
+    """Whose turn it is. Invariants: at most one job is at the token; every job is used, refused or given up exactly once.
+
+    The bound is of each urgency by itself: seals that wait do not keep handshakes out.
+    """
 
     def __init__(self, waiting_max: int) -> None:
         self._waiting_max = waiting_max
@@ -120,7 +123,7 @@ class TokenQueue:
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         match event:
             case Asked():
-                if len(self) >= self._waiting_max:
+                if len(self._waiting[event.urgency]) >= self._waiting_max:
                     return [Refuse(event.job)]
                 self._waiting[event.urgency].append(event)
             case Freed():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.clock import SystemClock
+from appliance.errors import UnavailableError
 from appliance.hsm.wire import MESSAGE, HandshakeRequest, SealReply, SealRequest
 from provisioning.lab import tokens
 from provisioning.lab.tokens import TokenPlan
@@ -90,3 +91,37 @@ async def test_handshakes_go_before_seals_that_wait_for_a_slow_token(slow: SlowM
 
         assert ended[0] == "seal 0", "what is at the token is not interrupted"
         assert ended[1:4] == ["handshake 0", "handshake 1", "handshake 2"]
+
+
+@pytest.mark.case("T57")
+@on_loop
+async def test_a_part_that_throttled_itself_signs_what_it_can_and_the_rest_is_refused_by_deadline(
+    slow: SlowModule, planned: TokenPlan, tmp_path: Path
+) -> None:
+    """OPTIGA Trust M after 30 s of use, with every time divided by ten: one signature in half a second, a deadline of one and a bit."""
+    async with signer_box(tmp_path / "box", planned, sign_s_max=1.2, queue_max=8) as box:
+        await box.with_key()
+        await box.with_key("tls-peer")
+        slow.set("500")
+        begun = time.monotonic()
+
+        async def ended(operation: str, request: object) -> tuple[str, float]:
+            try:
+                await box.client("relay").call(operation, request)
+            except UnavailableError as error:
+                return error.kind, time.monotonic() - begun
+            return "signed", time.monotonic() - begun
+
+        now_us = SystemClock().now_us()
+        seals = [asyncio.ensure_future(ended("sign_seal", SealRequest(MEMBER, MESSAGE, DIGEST, now_us))) for _ in range(12)]
+        await asyncio.sleep(0.05)
+        handshake = asyncio.ensure_future(ended("sign_handshake", HandshakeRequest("tls-peer", bytes(32))))
+        answers = await asyncio.gather(*seals)
+
+        assert [kind for kind, _ in answers].count("signed") == 1, "the handshake took the second turn"
+        assert {kind for kind, _ in answers} == {"signed", "token.busy"}
+        assert max(seconds for _, seconds in answers) < 1.2 + 0.5, "nobody waits beyond the deadline"
+        assert sum(seconds < 0.3 for kind, seconds in answers if kind == "token.busy") >= 12 - 1 - 8, "beyond the bound: at once"
+        slow.set("1")
+        assert (await ended("sign_seal", SealRequest(MEMBER, MESSAGE, DIGEST, SystemClock().now_us())))[0] == "signed"
+        await handshake
