@@ -26,7 +26,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "command.show_help": ("muestra esta ayuda", "show this help"),
     # verify (containers)
     "verify.help": ("verificar un contenedor ASiC-E sin red ni caja", "verify an ASiC-E container without network or box"),
-    "verify.file": ("contenedor (.asice)", "container (.asice)"),
+    "verify.file": ("contenedores (.asice), o carpetas con ellos", "containers (.asice), or folders of them"),
+    "verify.many": (
+        "{valid} válidos, {invalid} no válidos, {undecidable} sin decidir",
+        "{valid} valid, {invalid} invalid, {undecidable} undecidable",
+    ),
     "verify.configuration": ("directorio de la configuración global", "global configuration directory"),
     "verify.anchor": ("ancla de CEIQROO: comprueba la firma de la configuración", "CEIQROO's anchor: checks the configuration's signature"),
     "verify.ca": ("certificados de las autoridades de certificación", "certificates of the certification authorities"),

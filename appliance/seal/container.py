@@ -32,6 +32,8 @@ ENTRIES_MAX = 1200
 ENTRY_BYTES_MAX = 1024 * 1024 * 1024
 SMALL_ENTRY_BYTES_MAX = 32 * 1024 * 1024
 """Everything but attachments is held in memory: message.xml may be a SOAP envelope of some megabytes."""
+SMALL_ENTRIES_BYTES_MAX = 64 * 1024 * 1024
+"""All of them together: each is inflated, also where nothing reads it, since a container with a damaged entry is not whole."""
 RATIO_MAX = 200
 RATIO_FROM_BYTES = 4 * 1024 * 1024
 """Below this size a high ratio harms nobody; above it we store instead of deflating (deflate itself ends at 1,032:1)."""
@@ -184,6 +186,8 @@ def read_container(data: bytes) -> Container:
         raise ContainerError(f"{len(entries)} entries, at most {ENTRIES_MAX}", kind="container.limit")
     for entry in entries:
         _check_entry(entry)
+    if sum(entry.file_size for entry in entries if not _is_attachment(entry)) > SMALL_ENTRIES_BYTES_MAX:
+        raise ContainerError(f"more than {SMALL_ENTRIES_BYTES_MAX} bytes besides attachments", kind="container.limit")
     _check_end(data, archive, entries)
     _check_layout(archive, entries)
     names = _names_by_lower_case(entries)
@@ -191,26 +195,27 @@ def read_container(data: bytes) -> Container:
     if _small(archive, names["mimetype"]).strip() != MIMETYPE.encode():
         raise ContainerError("the mimetype entry names another type", kind="container.no_mimetype")
     _require(names, MESSAGE, "container.no_message")
-    signatures = [entry for name, entry in names.items() if _SIGNATURE_ENTRY.fullmatch(name)]
+    signatures = [name for name in names if _SIGNATURE_ENTRY.fullmatch(name)]
     if len(signatures) != 1:
         raise ContainerError(f"{len(signatures)} signature documents, exactly one is needed", kind="container.no_signature")
-    attachments = {name: entry for name, entry in names.items() if _ATTACHMENT.fullmatch(name)}
-
-    def optional(name: str) -> bytes | None:
-        return _small(archive, names[name.lower()]) if name.lower() in names else None
-
+    attachments = {name: entry for name, entry in names.items() if _is_attachment(entry)}
+    contents = {name: _small(archive, entry) for name, entry in names.items() if name not in attachments}
     return Container(
-        message=_small(archive, names[MESSAGE]),
-        signature=_small(archive, signatures[0]),
-        chain_result=optional(hash_chain.CHAIN_RESULT[1:]),
-        chain=optional(hash_chain.CHAIN[1:]),
-        stamp_chain_result=optional(hash_chain.STAMP_CHAIN_RESULT[1:]),
-        stamp_chain=optional(hash_chain.STAMP_CHAIN[1:]),
-        stamp_token=optional(TIMESTAMP),
+        message=contents[MESSAGE],
+        signature=contents[signatures[0]],
+        chain_result=contents.get(hash_chain.CHAIN_RESULT[1:]),
+        chain=contents.get(hash_chain.CHAIN[1:]),
+        stamp_chain_result=contents.get(hash_chain.STAMP_CHAIN_RESULT[1:]),
+        stamp_chain=contents.get(hash_chain.STAMP_CHAIN[1:]),
+        stamp_token=contents.get(TIMESTAMP.lower()),
         attachments={"/" + name: entry.file_size for name, entry in attachments.items()},
         _archive=archive,
         _names={"/" + name: entry.filename for name, entry in attachments.items()},
     )
+
+
+def _is_attachment(entry: zipfile.ZipInfo) -> bool:
+    return _ATTACHMENT.fullmatch(entry.filename.lower()) is not None
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
@@ -226,7 +231,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise ContainerError(f"{name!r} is encrypted, or packed in a way that we do not read")
     if entry.flag_bits & _UNREADABLE or (entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size):
         raise ContainerError(f"{name!r} is packed in a way that we do not read, or has two sizes")
-    limit = ENTRY_BYTES_MAX if _ATTACHMENT.fullmatch(name.lower()) else SMALL_ENTRY_BYTES_MAX
+    limit = ENTRY_BYTES_MAX if _is_attachment(entry) else SMALL_ENTRY_BYTES_MAX
     if entry.file_size > limit or (entry.file_size > RATIO_FROM_BYTES and entry.file_size > RATIO_MAX * entry.compress_size):
         raise ContainerError(f"{name!r} inflates to {entry.file_size} bytes", kind="container.limit")
     if entry.is_dir() and entry.file_size:

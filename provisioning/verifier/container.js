@@ -7,6 +7,7 @@ import { readZip } from "./zip.js";
 const MIMETYPE = "application/vnd.etsi.asic-e+zip";
 const ENTRY_BYTES_MAX = 1024 * 1024 * 1024;
 const SMALL_ENTRY_BYTES_MAX = 32 * 1024 * 1024;
+const SMALL_ENTRIES_BYTES_MAX = 64 * 1024 * 1024;
 const RATIO_MAX = 200;
 const RATIO_FROM_BYTES = 4 * 1024 * 1024;
 const ATTACHMENT_HERE_BYTES_MAX = 512 * 1024 * 1024; // WebCrypto hashes a whole buffer at once: what a browser's tab can hold
@@ -24,11 +25,10 @@ export const SIGNATURES = "/META-INF/signatures.xml";
 
 /** Throws container.malformed, .limit, .no_mimetype, .no_message, .no_signature. */
 export async function readContainer(blob) {
-  const { entries, inflate } = await readZip(blob, checkEntry);
+  const { entries, inflate } = await readZip(blob, checkEntries);
   const names = byLowerCase(entries);
-  const small = async (name) => (names.has(name) ? inflate(names.get(name)) : null);
   need(names, "mimetype", "container.no_mimetype");
-  if (latin1(await small("mimetype")).replace(/^[\t-\r ]+|[\t-\r ]+$/g, "") !== MIMETYPE) {
+  if (latin1(await inflate(names.get("mimetype"))).replace(/^[\t-\r ]+|[\t-\r ]+$/g, "") !== MIMETYPE) {
     throw new Unverified("container.no_mimetype", "the mimetype entry names another type");
   }
   need(names, "message.xml", "container.no_message");
@@ -37,14 +37,18 @@ export async function readContainer(blob) {
     throw new Unverified("container.no_signature", `${signatures.length} signature documents, exactly one is needed`);
   }
   const attachments = new Map([...names].filter(([name]) => ATTACHMENT.test(name)).map(([name, entry]) => [`/${name}`, entry]));
+  // each is inflated, also where nothing reads it: a container with a damaged entry is not whole
+  const contents = new Map();
+  for (const [name, entry] of names) if (!ATTACHMENT.test(name)) contents.set(name, await inflate(entry));
+  const content = (name) => contents.get(name) ?? null;
   return {
-    message: await small("message.xml"),
-    signature: await small(signatures[0]),
-    chainResult: await small("sig-hashchainresult.xml"),
-    chain: await small("sig-hashchain.xml"),
-    stampChainResult: await small("ts-hashchainresult.xml"),
-    stampChain: await small("ts-hashchain.xml"),
-    stampToken: await small("meta-inf/timestamp.tst"),
+    message: content("message.xml"),
+    signature: content(signatures[0]),
+    chainResult: content("sig-hashchainresult.xml"),
+    chain: content("sig-hashchain.xml"),
+    stampChainResult: content("ts-hashchainresult.xml"),
+    stampChain: content("ts-hashchain.xml"),
+    stampToken: content("meta-inf/timestamp.tst"),
     attachments,
     /** An attachment's digest under one of DIGEST_URIS. */
     digest: async (name, algorithm) => {
@@ -53,6 +57,12 @@ export async function readContainer(blob) {
       return digestOf(algorithm, await inflate(entry));
     },
   };
+}
+
+function checkEntries(entries) {
+  entries.forEach(checkEntry);
+  const small = entries.filter((entry) => !ATTACHMENT.test(entry.name.toLowerCase())).reduce((sum, entry) => sum + entry.size, 0);
+  if (small > SMALL_ENTRIES_BYTES_MAX) throw new Unverified("container.limit", `more than ${SMALL_ENTRIES_BYTES_MAX} bytes besides attachments`);
 }
 
 /** Name, kind, size and ratio of one entry, before anything is inflated. */

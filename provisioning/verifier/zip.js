@@ -25,7 +25,7 @@ function malformed(message) {
   return new Unverified("container.malformed", message);
 }
 
-/** {entries in the directory's order, inflate}; `check` sees each entry before the layout is. Throws container.malformed, container.limit. */
+/** {entries in the directory's order, inflate}; `check` sees them before the layout is. Throws container.malformed, container.limit. */
 export async function readZip(blob, check) {
   const source = await sourceOf(blob);
   const entries = await readEntries(source, check);
@@ -46,7 +46,7 @@ async function readEntries(source, check) {
   if (source.size > CONTAINER_BYTES_MAX) throw new Unverified("container.limit", `a container of ${source.size} bytes, at most ${CONTAINER_BYTES_MAX}`);
   const end = await endRecord(source);
   const entries = directory(await source.bytes(end.start, end.size), end.count);
-  entries.forEach(check);
+  check(entries);
   await checkLayout(source, entries, end.start);
   return entries;
 }

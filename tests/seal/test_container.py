@@ -260,3 +260,19 @@ def test_sizes_in_a_second_place_are_refused() -> None:
 
     with pytest.raises(ContainerError):
         read_container(archive_of(("attachment1", b"x"), change=spoil))
+
+
+@pytest.mark.case("T07")
+def test_a_damaged_entry_that_nobody_reads_is_a_damaged_container() -> None:
+    data = archive_of(("readme.txt", b"nobody reads this one"), method=zipfile.ZIP_STORED)
+
+    with pytest.raises(ContainerError):
+        read_container(data.replace(b"nobody reads", b"nobody READS"))
+
+
+@pytest.mark.case("T07")
+def test_many_entries_are_bounded_together() -> None:
+    with pytest.raises(ContainerError) as refused:
+        read_container(archive_of(*((f"{at}.bin", bytes(4 << 20)) for at in range(17))))
+
+    assert refused.value.kind == "container.limit"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,72 @@ def test_files_that_cannot_be_read_end_with_2(files: Path, capsys: pytest.Captur
     (files / "ca.pem").write_text("no certificate")
     assert run(files, "--ca", files / "ca.pem") == 2
     assert "no PEM certificate" in capsys.readouterr().err
+
+
+def test_a_program_gets_a_report_even_where_nothing_could_be_judged(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tries = {
+        "command.unreadable": [str(files / "absent.asice")],
+        "configuration.absent": [str(files / "message.asice"), "--configuration", str(files / "absent")],
+    }
+    for reason, words in tries.items():
+        assert main(["verify", *words, "--json"]) == 2
+        found = json.loads(capsys.readouterr().out)
+        assert (found["verdict"], found["reason"], found["xroad_code"]) == ("undecidable", reason, None)
+        assert (found["steps"], found["attachments"]) == ([], [])
+
+
+def test_several_files_and_folders_get_a_line_each(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "box" / "day").mkdir(parents=True)
+    (files / "box" / "day" / "good.asice").write_bytes(WORKSHOP.container())
+    (files / "box" / "bad.asice").write_bytes(b"no archive")
+    (files / "box" / "notes.txt").write_text("no container")
+    trust = ("--ca", files / "ca.pem", "--tsa", files / "tsa.pem")
+
+    assert run(files, files / "box", *trust, "--json") == 1
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(Path(one["file"]).name, one["verdict"]) for one in found] == [
+        ("message.asice", "valid"),
+        ("bad.asice", "invalid"),
+        ("good.asice", "valid"),
+    ]
+    assert run(files, files / "box" / "day", *trust) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 válidos, 0 no válidos, 0 sin decidir"
+    assert run(files, files / "absent.asice", *trust) == 2
+    (files / "empty").mkdir()
+    assert main(["verify", str(files / "empty"), *map(str, trust)]) == 2
+
+
+def test_certificates_may_be_der(files: Path) -> None:
+    (files / "ca.cer").write_bytes(WORKSHOP.issuing.public_bytes(Encoding.DER))
+    (files / "tsa.cer").write_bytes(WORKSHOP.tsa.public_bytes(Encoding.DER))
+
+    assert run(files, "--ca", files / "ca.cer", "--tsa", files / "tsa.cer") == 0
+
+
+@needs_vectors
+def test_an_anchor_finds_what_lies_beside_it(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As somebody keeps what was downloaded: everything in one folder."""
+    signed = VECTORS / "globalconf-signed"
+    shutil.copy(signed / "configuration_anchor_CS_internal.xml", files / "anchor.xml")
+    for path in (signed / "V6").rglob("*"):
+        if path.is_file():
+            shutil.copy(path, files / path.name)
+
+    assert run(files, "--anchor", files / "anchor.xml", "--json") == 1  # believed: it does not know our TSA
+    assert json.loads(capsys.readouterr().out)["reason"] == "seal.tsa_not_approved"
+
+
+def test_a_thousand_containers_take_less_than_a_minute(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked of processor time, so that a busy machine does not decide."""
+    (files / "many").mkdir()
+    for at in range(100):
+        (files / "many" / f"{at}.asice").hardlink_to(files / "message.asice")
+    began = time.process_time()
+
+    assert run(files, files / "many", "--ca", files / "ca.pem", "--tsa", files / "tsa.pem") == 0
+
+    assert time.process_time() - began < 6
+    assert len(capsys.readouterr().out.splitlines()) == 102
 
 
 def test_a_moment_may_be_given(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
