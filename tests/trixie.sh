@@ -18,7 +18,7 @@ done
 inside() {  # a root of its own with the host's network: packages come through the host's own settings
   bwrap --bind "$root" / --dev /dev --proc /proc --perms 1777 --tmpfs /tmp --tmpfs /run --ro-bind-try /etc/resolv.conf /etc/resolv.conf \
     --ro-bind-try /etc/pip.conf /etc/pip.conf --ro-bind-try /opt /opt --ro-bind-try /etc/ssl/certs /etc/ssl/certs \
-    --setenv DEBIAN_FRONTEND noninteractive --unshare-pid --die-with-parent --chdir /xacbe "$@"
+    --ro-bind-try "$here/../shared" /shared --setenv DEBIAN_FRONTEND noninteractive --unshare-pid --die-with-parent --chdir /xacbe "$@"
 }
 
 if [ ! -e "$root/.packages" ]; then

@@ -56,6 +56,7 @@ class Attesting:
 
         request = msgspec.msgpack.decode(payload, type=QuoteRequest)
         made = await self._lent(lambda context: attestation.quote(context, request.nonce, request.pcrs or attestation.PCRS))
+        self._audit.later("token.quoted", {"by": caller, "nonce": request.nonce.hex()})
         return QuoteReply(made.attested, made.signature, made.values)
 
     async def _certify(self, caller: str, payload: bytes) -> CertifyReply:
@@ -67,6 +68,7 @@ class Attesting:
         said = await self._at_token(
             lambda: lend(request.label, lambda context, key, public: attestation.certify(context, key, public, request.qualifying))
         )
+        self._audit.later("key.attested", {"by": caller, "label": request.label})
         return CertifyReply(said.public, said.attested, said.signature)
 
     async def _advance_counter(self, caller: str, payload: bytes) -> int:

@@ -171,7 +171,8 @@ async def test_a_makers_own_module_is_used_by_its_path_and_without_a_reader_ther
     async with signer_box(tmp_path / "box", planned) as box:
         await box.until_state("absent")
         assert (await box.status()).maker == "pkcs11"
-        assert json.loads((await xacbe(box, "token", "list", "--json"))[1]) == []
+        code, out, err = await xacbe(box, "token", "list", "--json")  # newer ones do not even answer where no reader service runs
+        assert (code, out.strip()) == (0, "[]") or (code, err.partition(":")[0]) == (3, "token.absent")
         assert (await xacbe(box, "key", "csr", SEAL))[0] == 3
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pkcs11
@@ -76,15 +75,18 @@ def test_a_token_without_hmac_wraps_all_the_same_and_the_key_only_derives(plain:
         plain.mac("wrap", b"")
 
 
-def test_where_neither_passes_no_key_is_left_behind(tmp_path: Path) -> None:
-    """Behind p11-kit, which drops the parameters of the derivation."""
+def test_behind_p11_kit_the_key_works_or_is_not_left_behind(tmp_path: Path) -> None:
+    """Its version 0.24 drops the parameters of the derivation, 0.25 passes them."""
     planned = parts.plan("softhsm", tmp_path / "token")
     with (tmp_path / "token" / "softhsm2.conf").open("a") as file:
         file.write(WITHOUT_HMAC)
-    with parts.running(replace(planned)), parts.opened(planned, tmp_path / "keys") as token:
+    with parts.running(planned), parts.opened(planned, tmp_path / "keys") as token:
         assert isinstance(token, Pkcs11Token)
         token.login(parts.PIN)
-        with pytest.raises(MechanismMissingError):
+        try:
             token.generate("wrap", HMAC_SHA256)
-        assert [*token.keys()] == []
-        assert pkcs11_secrets.found(token._session) == {}
+        except MechanismMissingError:
+            assert [*token.keys()] == []
+            assert pkcs11_secrets.found(token._session) == {}
+        else:
+            assert token.mac("wrap", DATA) == token.mac("wrap", DATA) != token.mac("wrap", b"")

@@ -158,7 +158,7 @@ async def test_the_signer_attests_where_its_token_is_a_tpm(tmp_path: Path) -> No
             centre.check_answer(credential, await console.call("activate_credential", CredentialChallenge(blob, secret), bytes))
             quoted = await reporter.call("quote", QuoteRequest(NONCE), QuoteReply)
             centre.check_quote(identity.attestation_public, quoted.attested, quoted.signature, NONCE, quoted.values)
-            await box.until_audited("token.credential_activation_asked")
+            await box.until_audited("token.credential_activation_asked", "token.quoted")
             with pytest.raises(XacbeError) as refused:
                 await reporter.call("activate_credential", CredentialChallenge(blob, secret), bytes)
             assert refused.value.kind == "caller.not_granted"
