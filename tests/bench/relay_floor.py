@@ -1,4 +1,4 @@
-"""The floor of the relay: TLS in, mutual TLS out, nothing else, beside nginx doing the same. `python -m tests.bench.relay_floor`.
+"""The floor of the relay: TLS in, mutual TLS out, nothing else, beside nginx doing the same.
 
 wrk cannot show a client certificate, so the box under test does, towards an nginx that answers. CPU time of the relay's process per
 request (user + system, from /proc) is the figure; rounds are interleaved because the machine is shared, and medians are compared.
@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import os
 import re
-import shutil
 import signal
 import socket
 import statistics
@@ -20,6 +19,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -31,6 +31,8 @@ from appliance.net.tls_engine import HandshakeThreads
 from tests.net import pki
 
 COUNTER, UPSTREAM, NGINX, OURS = 15910, 15911, 15912, 15913
+CONNECTIONS, SECONDS = 64, 2
+RATIO_WANTED = 1.8
 _DROPPED = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding"})
 
 _NGINX = """
@@ -139,49 +141,36 @@ def _requests() -> int:
         return int(answer.read().split()[9])
 
 
-def _load(url: str, pid: int, options: argparse.Namespace, script: Path | None) -> tuple[int, float, float]:
+def _load(url: str, pid: int, script: Path | None) -> tuple[int, float, float]:
     """Requests, and user and system microseconds for each, while connections are warm: handshakes are another figure."""
-    command = ["wrk", "-t1", f"-c{options.connections}", f"-d{options.seconds + 2}s", url]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS + 2}s", url]
     with subprocess.Popen(command + (["-s", str(script)] if script else []), stdout=subprocess.DEVNULL) as load:
         time.sleep(1.2)
         before, count = cpu_s(pid), _requests()
-        time.sleep(options.seconds)
+        time.sleep(SECONDS)
         after, count = cpu_s(pid), _requests() - count
         load.wait()
     user_us, system_us = ((b - a) / max(count, 1) * 1e6 for a, b in zip(before, after, strict=True))
     return count, user_us, system_us
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--serve", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--bulk", action="store_true", help="1 MB downloads instead of 1 KB posts")
-    options = parser.parse_args()
-    if options.serve:
-        uvloop.run(relay(options.serve, OURS))
-        return 0
-    if not (shutil.which("nginx") and shutil.which("wrk")):
-        print("nginx or wrk is not installed")
-        return 1
+def run(options: argparse.Namespace, _: Path) -> dict[str, Any]:
+    """1 KB posts and 1 MB downloads."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        return measure(Path(name), options)
+        return {"post": measure(Path(name), options.rounds, bulk=False), "download": measure(Path(name), options.rounds, bulk=True)}
 
 
-def measure(directory: Path, options: argparse.Namespace) -> int:
+def measure(directory: Path, rounds: int, *, bulk: bool) -> dict[str, Any]:
     made = pki.make(directory)
     directory.chmod(0o755)  # nginx's workers have a user of their own
     (directory / "1mb").write_bytes(bytes(1 << 20))
     files = {"a": made.a.file, "b": made.b.file, "count": COUNTER, "ca": made.ca.file, "dir": directory, "up": UPSTREAM}
     (directory / "post.lua").write_text(_LUA)
-    script = None if options.bulk else directory / "post.lua"
-    path = "/1mb" if options.bulk else "/post"
+    script, path = (None, "/1mb") if bulk else (directory / "post.lua", "/post")
     children = [
         _nginx(directory, "upstream", (_ANSWERS + _COUNTS).format(port=UPSTREAM, answer="y" * 1024, **files)),
         _nginx(directory, "relay", _RELAYS.format(port=NGINX, **files)),
-        subprocess.Popen([sys.executable, "-m", "tests.bench.relay_floor", "--serve", str(directory)]),
+        subprocess.Popen([sys.executable, "-m", "tests.bench.relay_floor", str(directory)]),
     ]
     try:
         time.sleep(1.5)
@@ -192,24 +181,32 @@ def measure(directory: Path, options: argparse.Namespace) -> int:
                 os.sched_setaffinity(pid, cores[1:])
         pids = {"nginx": (NGINX, _worker(children[1].pid)), "ours": (OURS, children[2].pid)}
         figures: dict[str, list[float]] = {name: [] for name in pids}
-        for number in range(options.rounds + 1):
+        for number in range(rounds + 1):
             for name, (port, pid) in pids.items():
-                count, user_us, system_us = _load(f"https://127.0.0.1:{port}{path}", pid, options, script)
-                cost_us = user_us + system_us
+                _, user_us, system_us = _load(f"https://127.0.0.1:{port}{path}", pid, script)
                 if number:  # the first round warms up: handshakes, imports
-                    figures[name].append(cost_us)
-                print(f"{name:6} {count:7} x {cost_us:6.1f} us CPU (user {user_us:.1f}), {rss_kib(pid) / 1024:.0f} MiB")
+                    figures[name].append(user_us + system_us)
         ratios = [ours / theirs for ours, theirs in zip(figures["ours"], figures["nginx"], strict=True)]
-        for name, values in figures.items():
-            print(f"{name}: median {statistics.median(values):.1f} us ({min(values):.1f} - {max(values):.1f})")
-        print(f"ratio: median {statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})")
+        rss_mib = rss_kib(pids["ours"][1]) / 1024
     finally:
         for child in children:
             child.terminate()
         for child in children:
             child.wait(10)
-    return 0
+        os.sched_setaffinity(0, cores)
+    return {
+        "us": {name: round(statistics.median(values), 1) for name, values in figures.items()},
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_wanted": RATIO_WANTED,
+        "rss_mib": round(rss_mib),
+    }
+
+
+def print_table(found: dict[str, Any]) -> None:
+    print(f"\nThe relay alone: TLS in, mutual TLS out, no evidence (wanted: {RATIO_WANTED}x nginx)")
+    for name, one in found.items():
+        print(f"  {name:8} {one['us']['ours']} us, nginx {one['us']['nginx']} us: {one['ratio']}x; {one['rss_mib']} MiB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    uvloop.run(relay(Path(sys.argv[1]), OURS))

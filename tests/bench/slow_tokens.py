@@ -1,19 +1,19 @@
-"""`make bench ARGS=--slow`: two boxes whose tokens are as slow as real parts.
+"""Two boxes whose tokens are as slow as real parts.
 
-At S = 100 ms a signature: sealed exchanges a second, p50, messages per signature at 16, 64 and 256 in flight, beside 0.85 C / 3S (three
-signatures follow one another in an exchange: request, answer, and the wait for the one under way). Then the relay's loop while ten new
-connections shake hands at once, and every speed profile. The loop's lag is seen from outside: how long port 5577, which needs no token,
-takes to answer on a kept connection; the probe's own share is in the figure.
+For each time S of a signature and each number C of exchanges in flight: sealed exchanges a second beside 0.85 C / 3S (three signatures
+follow one another in an exchange: request, answer, and the wait for the one under way), p50 beside 3.2 S + 20 ms, messages for each
+signature, signatures beside elapsed / S + 1, and how busy the machine was: where its cores are the limit, the token is not. Then the
+relay's loop while ten new connections shake hands at once. The loop's lag is seen from outside: how long port 5577, which needs no
+token, takes to answer on a kept connection; the probe's own share is in the figure.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import json
 import shutil
 import socket
 import ssl
-import sys
 import tempfile
 import threading
 import time
@@ -23,84 +23,99 @@ from typing import Any
 
 from appliance.hsm.wire import KeyRecord
 from appliance.net.local_sockets import BlockingClient, channel_path
-from provisioning.lab import network
-from tests.bench.load import work
+from tests.bench import boxes
+from tests.bench.load import Connections
 from tests.hsm import speed_profiles
-from tests.hsm.speed_profiles import SlowModule
 
 BASE = "127.0.63"
-SIGN_MS = 100.0
 SHARE = 0.85
 SIGNATURES_ON_THE_WAY = 3
-IN_FLIGHT = (16, 64, 256)
-PROFILE_IN_FLIGHT = 64
-ROUNDS = 16
+LATENCY_SIGNATURES, LATENCY_MS = 3.2, 20.0
+SECONDS = 6.0
+ROUNDS_MIN, ROUNDS_MAX = 5, 16
 """Exchanges of each connection in turn: the first and the last of them share a signature with fewer others."""
 WARM_UP_MAX = 5
 """Until no connection between the boxes is made any more: each costs a handshake's signature in both tokens."""
 CONNECTIONS_AT_ONCE = 10
 LAG_MS_MAX = 10.0
 BODY = b"x" * 1024
+PROFILE_IN_FLIGHT = 64
 
 
-def main() -> int:
-    directory = Path(tempfile.mkdtemp(prefix="xacbe-slow-"))
-    directory.chmod(0o755)  # the tokens run under the users of their boxes
-    module = speed_profiles.build(directory / "module")
-    lab = network.up(directory / "lab", 2, "softhsm", BASE, 1, lambda line: print(line, file=sys.stderr), provider=module.file)
+def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    place = Path(tempfile.mkdtemp(prefix="xacbe-slow-"))
+    place.chmod(0o755)  # the tokens run under the users of their boxes
     try:
-        module.set(f"{SIGN_MS}")
-        load = [measure(lab, SIGN_MS, in_flight, in_flight * ROUNDS) for in_flight in IN_FLIGHT]
-        lag = handshake_lag(lab)
-        profiles = [profile_line(lab, module, profile) for profile in speed_profiles.PROFILES]
+        module = speed_profiles.build(place / "module")
+        with boxes.laboratory(place / "lab", "softhsm", BASE, module.file) as lab:
+            load = []
+            for sign_ms in options.sign_ms:
+                module.set(f"{sign_ms}")
+                load += [asyncio.run(measure(lab, sign_ms, in_flight)) for in_flight in options.slow_in_flight]
+            module.set("100")
+            lag = handshake_lag(lab)
+            profiles = []
+            for profile in speed_profiles.PROFILES if options.profiles else ():
+                per_second = profile.later_per_second or profile.per_second  # a part that slows itself down, as it is after that
+                module.set(f"{1000 / per_second:.3f}")
+                profiles.append({"part": profile.name} | asyncio.run(measure(lab, 1000 / per_second, PROFILE_IN_FLIGHT)))
     finally:
-        network.down(directory / "lab")
-        shutil.rmtree(directory)
-    print_tables(load, lag, profiles)
-    Path("build").mkdir(exist_ok=True)
-    Path("build/bench-slow.json").write_text(json.dumps({"load": load, "lag": lag, "profiles": profiles}, indent=1) + "\n")
-    return 0
+        shutil.rmtree(place)
+    return {"load": load, "lag": lag, "profiles": profiles}
 
 
-def measure(lab: dict[str, Any], sign_ms: float, in_flight: int, count: int) -> dict[str, Any]:
+async def measure(lab: dict[str, Any], sign_ms: float, in_flight: int) -> dict[str, Any]:
     """One run of fixed work; the connections between the boxes are there before it."""
-    service, client, host = lab["services"][0]["id"], lab["clients"][0]["id"], lab["boxes"][0]["address"]
-    head = f"POST /r1/{service}/bytes HTTP/1.1\r\nHost: {host}\r\nX-Road-Client: {client}\r\nContent-Length: {len(BODY)}\r\n\r\n"
-    request = head.encode() + BODY
-    for _ in range(WARM_UP_MAX):
-        shaken = signatures(lab["boxes"][0])["tls"]
-        asyncio.run(work(host, 8080, None, request, in_flight * 2, in_flight))
-        if signatures(lab["boxes"][0])["tls"] == shaken:
-            break
-    before = [signatures(box) for box in lab["boxes"]]
-    with Probe(host) as probe:
-        outcome = asyncio.run(work(host, 8080, None, request, count, in_flight))
-    used = [
-        {use: count - earlier[use] for use, count in signatures(box).items()} for box, earlier in zip(lab["boxes"], before, strict=True)
-    ]
-    succeeded = sum(number for status, number in outcome.statuses.items() if status in (200, 201))
+    host, request = lab["boxes"][0]["address"], boxes.post(lab, BODY)
+    rounds = max(ROUNDS_MIN, min(ROUNDS_MAX, round(SECONDS * 1000 / (SIGNATURES_ON_THE_WAY * sign_ms))))
+    async with Connections(host, 8080, None, in_flight) as connections:
+        for _ in range(WARM_UP_MAX):
+            shaken = await asyncio.to_thread(signatures, lab["boxes"][0])
+            await connections.work(request, in_flight * 2)
+            if (await asyncio.to_thread(signatures, lab["boxes"][0]))["tls"] == shaken["tls"]:
+                break
+        before = [await asyncio.to_thread(signatures, box) for box in lab["boxes"]]
+        spent, busy = boxes.cpu_us(lab), Busy()
+        count = in_flight * rounds
+        with Probe(host) as probe:
+            outcome = await connections.work(request, count)
+        share = busy.share()
+        cost = {name: us - spent[name] for name, us in boxes.cpu_us(lab).items()}
+        after = [await asyncio.to_thread(signatures, box) for box in lab["boxes"]]
+    used = [{use: later[use] - earlier[use] for use in later} for later, earlier in zip(after, before, strict=True)]
     return {
         "sign_ms": round(sign_ms, 1),
         "in_flight": in_flight,
-        "succeeded": succeeded,
+        "succeeded": outcome.succeeded,
         "of": count,
-        "per_second": round(succeeded / outcome.seconds, 1),
+        "per_second": round(outcome.succeeded / outcome.seconds, 1),
         "wanted_per_second": round(SHARE * in_flight / (SIGNATURES_ON_THE_WAY * sign_ms / 1000), 1),
         "p50_ms": round(outcome.percentile(0.5), 1),
+        "wanted_p50_ms": round(LATENCY_SIGNATURES * sign_ms + LATENCY_MS, 1),
         "messages_per_signature": [round(count / max(1, one["seal"]), 1) for one in used],
+        "signatures": [sum(one.values()) for one in used],
+        "signatures_max": round(outcome.seconds * 1000 / sign_ms) + 1,
         "handshakes": [one["tls"] for one in used],
+        "machine_busy": round(share, 2),
+        "box_us": {side: round(sum(us for name, us in cost.items() if name.startswith(side)) / count) for side in boxes.SIDES},
         "probe_p99_ms": round(probe.percentile(0.99), 1),
     }
 
 
-def profile_line(lab: dict[str, Any], module: SlowModule, profile: speed_profiles.Profile) -> dict[str, Any]:
-    """A part that slows itself down is measured as it is after that."""
-    per_second = profile.later_per_second or profile.per_second
-    module.set(f"{1000 / per_second:.3f}")
-    rounds = 6 if per_second > 1 else 1
-    return {"part": profile.name, "signs_per_second": per_second} | measure(
-        lab, 1000 / per_second, PROFILE_IN_FLIGHT, PROFILE_IN_FLIGHT * rounds
-    )
+class Busy:
+    """How much of the machine's CPU was in use, by anybody, since this was made."""
+
+    def __init__(self) -> None:
+        self._begun = self._read()
+
+    def share(self) -> float:
+        idle, total = (now - then for now, then in zip(self._read(), self._begun, strict=True))
+        return 1 - idle / max(1, total)
+
+    @staticmethod
+    def _read() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+        return fields[3] + fields[4], sum(fields)
 
 
 def handshake_lag(lab: dict[str, Any], rounds: int = 5) -> dict[str, Any]:
@@ -170,28 +185,24 @@ def signatures(box: dict[str, Any]) -> dict[str, int]:
     return {use: sum(key.uses for key in found if key.use == use) for use in ("seal", "tls")}
 
 
-def print_tables(load: list[dict[str, Any]], lag: dict[str, Any], profiles: list[dict[str, Any]]) -> None:
-    print(f"\nS = {SIGN_MS:.0f} ms a signature")
-    for one in load:
-        print(f"    {_line(one)}")
+def print_table(found: dict[str, Any]) -> None:
+    print(f"\nSlow tokens (wanted: {SHARE} C/3S exchanges a second, p50 {LATENCY_SIGNATURES} S + {LATENCY_MS:.0f} ms)")
+    for one in found["load"]:
+        print("  " + _line(one))
+    lag = found["lag"]
     print(
-        f"ten connections at once: every handshake within {lag['slowest_handshake_ms']} ms ({lag['signatures']} signatures);"
-        f" relay answers besides p50 {lag['p50_ms']} ms,"
-        f" p99 {lag['p99_ms']} ms, max {lag['max_ms']} ms (p99 wanted below {LAG_MS_MAX:.0f} ms)"
+        f"  ten connections at once, S = 100 ms: every handshake within {lag['slowest_handshake_ms']} ms ({lag['signatures']} signatures);"
+        f" other requests p50 {lag['p50_ms']} ms, p99 {lag['p99_ms']} ms, max {lag['max_ms']} ms (p99 wanted below {LAG_MS_MAX:.0f} ms)"
     )
-    print(f"speed profiles, {PROFILE_IN_FLIGHT} in flight")
-    for one in profiles:
-        print(f"    {one['part']:20} {one['signs_per_second']:5} signatures/s: {_line(one)}")
+    for one in found["profiles"]:
+        print(f"  {one['part']:20} " + _line(one))
 
 
 def _line(one: dict[str, Any]) -> str:
-    (a, b), shaken = one["messages_per_signature"], sum(one["handshakes"])
+    (a, b), (used_a, used_b) = one["messages_per_signature"], one["signatures"]
     return (
-        f"{one['in_flight']:3} in flight: {one['per_second']:7} exchanges/s (0.85 C/3S: {one['wanted_per_second']}),"
-        f" p50 {one['p50_ms']} ms, {a} requests and {b} answers per seal, {shaken} handshakes, {one['succeeded']}/{one['of']} succeeded,"
-        f" probe p99 {one['probe_p99_ms']} ms"
+        f"S {one['sign_ms']:6} ms, C {one['in_flight']:3}: {one['per_second']:6}/s (wanted {one['wanted_per_second']}),"
+        f" p50 {one['p50_ms']} ms (at most {one['wanted_p50_ms']}), {a} and {b} messages a signature,"
+        f" {used_a} and {used_b} signatures (at most {one['signatures_max']}), box A {one['box_us']['A']} us, machine busy"
+        f" {one['machine_busy']:.0%}, probe p99 {one['probe_p99_ms']} ms, {one['succeeded']}/{one['of']} succeeded"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
