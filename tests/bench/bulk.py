@@ -36,7 +36,7 @@ async def measure(lab: dict[str, Any], nginx: Nginx, direction: str, size: int, 
     begin = boxes.post(lab, b"").replace(b"Content-Length: 0", b"Content-Length: %d" % size)
     if direction == "down":
         begin = boxes.post(lab, b"", f"/bytes/{size}").replace(b"POST", b"GET", 1).replace(b"Content-Length: 0\r\n", b"")
-    yardstick = b" ".join((begin.split(b" ", 1)[0], b"/bulk", begin.split(b" ", 2)[2]))
+    yardstick = b" ".join((begin.split(b" ", 1)[0], b"/bulk" if direction == "down" else b"/take", begin.split(b" ", 2)[2]))
     found = []
     more = dict.fromkeys(boxes.SIDES, 0.0)
     for _ in range(rounds):

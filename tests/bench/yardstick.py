@@ -6,14 +6,15 @@ import subprocess
 import time
 from pathlib import Path
 
-RELAY_PORT, UPSTREAM_PORT = 9443, 9444
+RELAY_PORT, UPSTREAM_PORT, TAKEN_PORT = 9443, 9444, 9445
 
 
 class Nginx:
     """Two nginx servers in a directory of their own; only the relaying one is measured."""
 
     def __init__(self, directory: Path, address: str, answer_bytes: int = 64, file_bytes: int = 0) -> None:
-        """`file_bytes`: what GET /bulk gives; POST /bulk takes anything. Neither is kept in files on the way, as small bodies are not."""
+        """`file_bytes`: what GET /bulk gives; POST /take reads anything whole before it answers.
+        Neither is kept in files on its way through the relaying nginx."""
         self.address = address
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -28,14 +29,16 @@ class Nginx:
         upstream = f"""server {{ listen {self.address}:{UPSTREAM_PORT} ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem;
           ssl_client_certificate cert.pem; ssl_verify_client on; ssl_protocols TLSv1.3;
           location / {{ return 200 "{self._answer}"; }}
-          location /bulk {{ root {self._directory.absolute()}; if ($request_method = POST) {{ return 200 "taken"; }} }} }}"""
+          location = /bulk {{ root {self._directory.absolute()}; }}
+          location = /take {{ proxy_pass http://{self.address}:{TAKEN_PORT}; }} }}
+          server {{ listen {self.address}:{TAKEN_PORT}; return 200 "taken"; }}"""
         relay = f"""upstream far {{ server {self.address}:{UPSTREAM_PORT}; keepalive 256; keepalive_requests 1000000; }}
         server {{ listen {self.address}:{RELAY_PORT} ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_protocols TLSv1.3;
           keepalive_requests 1000000;
           location / {{ proxy_pass https://far; proxy_http_version 1.1; proxy_set_header Connection "";
             proxy_ssl_certificate cert.pem; proxy_ssl_certificate_key key.pem;
             proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on; }}
-          location /bulk {{ proxy_pass https://far; proxy_http_version 1.1; proxy_set_header Connection "";
+          location ~ ^/(bulk|take)$ {{ proxy_pass https://far; proxy_http_version 1.1; proxy_set_header Connection "";
             proxy_buffering off; proxy_request_buffering off; proxy_ssl_certificate cert.pem; proxy_ssl_certificate_key key.pem;
             proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on; }} }}"""
         for name, body in (("upstream", upstream), ("relay", relay)):
