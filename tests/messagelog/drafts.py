@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 
 from appliance.messagelog.groups import Draft, Signature
@@ -32,6 +33,17 @@ class StillClock:
     def pass_s(self, seconds: float) -> None:
         self.us += int(seconds * 1_000_000)
         self.s += seconds
+
+
+class WalkingClock(StillClock):
+    """Wall time moves only when told; waits end as in life."""
+
+    def __init__(self, now_us: int = NOW_US) -> None:
+        super().__init__(now_us)
+        self._begun_s = time.monotonic()
+
+    def monotonic_s(self) -> float:
+        return self.s + time.monotonic() - self._begun_s
 
 
 def signature(name: str, size: int = 900) -> Signature:

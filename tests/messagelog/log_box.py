@@ -25,7 +25,7 @@ from appliance.settings import RecorderSettings
 from appliance.trust.timestamps import build_request, check_imprint, token_of_response
 from appliance.trust.wire import StampReply, StampRequest
 from provisioning.authority import tsa
-from tests.messagelog.drafts import StillClock
+from tests.messagelog.drafts import StillClock, WalkingClock
 from tests.messagelog.log_key import LogKey
 from tests.seal.workshop import NOON_US, Workshop, parts_of
 
@@ -72,7 +72,7 @@ class LogBox:
         self.root, self.settings = root, settings
         root.mkdir(exist_ok=True)
         self.workshop = Workshop()
-        self.clock = StillClock(NOON_US)
+        self.clock = WalkingClock(NOON_US)
         self.authority = Authority(self.workshop, self.clock)
         self.signer = LogKey(self.clock)
         self.rolled_back: list[dict[str, str]] = []

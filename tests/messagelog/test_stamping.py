@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from appliance.messagelog.stamping import (
     AWAY,
+    COMPANY_S,
     PATIENCE_S,
+    RETRY_S_MIN,
     SILENCE_HOLDS_S,
     SILENT,
     AnswerProvisional,
@@ -95,9 +97,36 @@ def test_own_messages_are_stamped_and_nobody_is_answered() -> None:
     talk = Talk()
     own = waiting(1)
 
-    assert talk.log(own, answered=False) == [RequestStamp((leaf(own),))]
+    assert talk.log(own, answered=False) == []
+    assert talk.say(Ticked(), COMPANY_S) == [RequestStamp((leaf(own),))]
     talk.say(Stamped(REPLY))
     assert talk.say(StampWritten((1,), 7, 9)) == []
+
+
+def test_own_messages_go_with_the_next_received_one() -> None:
+    talk = Talk()
+    own, received, later = waiting(1), waiting(2), waiting(3)
+
+    assert talk.log(own, answered=False) == []
+    assert talk.say(Ticked(), COMPANY_S / 2) == []
+    assert talk.log(received) == [RequestStamp((leaf(own), leaf(received)))]
+    assert talk.log(later, answered=False) == []
+    talk.say(Stamped(REPLY, b"r"))
+    assert talk.say(Ticked(), COMPANY_S / 2) == []
+    assert talk.say(Ticked(), COMPANY_S) == [RequestStamp((leaf(later),))]
+
+
+def test_what_waited_when_the_process_ended_is_stamped_at_once() -> None:
+    own = waiting(1)
+    assert StampQueue([own]).handle(Ticked(), Now(NOW_US, 0.0)) == [RequestStamp((leaf(own),))]
+
+
+def test_own_messages_are_asked_for_again_after_a_failure_as_received_ones_are() -> None:
+    talk = Talk()
+    talk.log(waiting(1), answered=False)
+    talk.say(Ticked(), COMPANY_S)
+    assert talk.say(StampFailed("process.away")) == []
+    assert talk.say(Ticked(), RETRY_S_MIN) == [RequestStamp((leaf(waiting(1)),))]
 
 
 @pytest.mark.case("T39")
