@@ -7,6 +7,7 @@ with the key's path. Secrets are never here.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -81,6 +82,9 @@ class RelaySettings:
             raise SettingsError("relay.fault_spelling: must be 7.8 or 7.7")
 
 
+_MODULE_CONFIGURATION = re.compile(r"[A-Z0-9_]{1,60}CONF=/[^\0]{1,4000}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerSettings:
     """Which token, and how its PIN arrives."""
@@ -91,6 +95,8 @@ class SignerSettings:
     """Path of the PKCS#11 module."""
     module_address: str = ""
     """For p11-kit's client module: the address of its server, `unix:path=...`."""
+    module_configuration: str = ""
+    """`NAME=PATH`: where a maker's module reads its own settings, `YUBIHSM_PKCS11_CONF=/etc/yubihsm.conf`, `OPENSC_CONF=...`."""
     token_label: str = ""
     token_serial: str = ""
     tcti: str = "device:/dev/tpmrm0"
@@ -104,6 +110,8 @@ class SignerSettings:
             raise SettingsError("signer.token: must be pkcs11, tpm2 or software")
         if self.pin_mode not in ("attended", "unattended"):
             raise SettingsError("signer.pin_mode: must be attended or unattended")
+        if self.module_configuration and not _MODULE_CONFIGURATION.fullmatch(self.module_configuration):
+            raise SettingsError("signer.module_configuration: must be NAME=PATH, NAME in capitals with CONF at its end")
 
 
 _TPM = SignerSettings(token="tpm2")  # noqa: S106  a kind of token, no secret

@@ -14,7 +14,8 @@ def open_token(settings: SignerSettings, instance: str, keys: Path) -> Token:
     if settings.token == "pkcs11":  # noqa: S105  a kind of token, no secret
         from appliance.hsm.pkcs11 import Pkcs11Token
 
-        return Pkcs11Token(settings.module, label=settings.token_label, serial=settings.token_serial, address=settings.module_address)
+        named = {"label": settings.token_label, "serial": settings.token_serial}
+        return Pkcs11Token(settings.module, **named, address=settings.module_address, configuration=settings.module_configuration)
     if settings.token == "tpm2":  # noqa: S105  a kind of token, no secret
         from appliance.hsm.tpm2 import TpmToken
 

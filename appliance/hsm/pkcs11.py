@@ -69,7 +69,7 @@ _OURS = (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY, ObjectClass.SECRET_KEY
 class Pkcs11Token:
     """One token of one module. Invariant: after a refused PIN no PIN reaches the token until a person calls `login`."""
 
-    def __init__(self, module: str, *, label: str = "", serial: str = "", address: str = "") -> None:
+    def __init__(self, module: str, *, label: str = "", serial: str = "", address: str = "", configuration: str = "") -> None:
         if not Path(module).is_file():
             raise SettingsError(f"signer.module: {module or 'missing'} is not a file")
         if not label and not serial:
@@ -77,6 +77,9 @@ class Pkcs11Token:
         if address:
             scheme, _, path = address.partition("=")
             os.environ[SERVER_ADDRESS] = f"{scheme}={reachable(path)}"  # noqa: TID251  the module's own interface
+        if configuration:
+            name, _, file = configuration.partition("=")
+            os.environ[name] = file  # noqa: TID251  the same
         self._module, self._label, self._serial, self._serial_given = module, label, serial, serial
         self._pin: str | None = None
         self._refusal: PinRejectedError | PinLockedError | None = None

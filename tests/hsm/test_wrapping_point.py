@@ -12,11 +12,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.errors import SettingsError
 from appliance.hsm import pkcs11_secrets, wrapping, wrapping_point
 from appliance.hsm.pkcs11 import Pkcs11Token
 from appliance.hsm.token import HMAC_SHA256, KeyMissingError, MechanismMissingError, TokenKey
+from appliance.hsm.wire import WrapRequest
+from appliance.settings import SignerSettings
 from provisioning.lab import tokens
 from tests.hsm import parts
+from tests.hsm.parts import on_loop
+from tests.hsm.signer_box import signer_box
+from tests.hsm.test_commands import xacbe
 
 WITHOUT_HMAC = "slots.mechanisms = -CKM_GENERIC_SECRET_KEY_GEN,CKM_SHA256_HMAC\n"
 DATA = bytes(range(32))
@@ -90,3 +96,29 @@ def test_behind_p11_kit_the_key_works_or_is_not_left_behind(tmp_path: Path) -> N
             assert pkcs11_secrets.found(token._session) == {}
         else:
             assert token.mac("wrap", DATA) == token.mac("wrap", DATA) != token.mac("wrap", b"")
+
+
+@on_loop
+async def test_a_signer_with_a_makers_module_in_it_enrols_and_wraps(tmp_path: Path) -> None:
+    """As with a SmartCard-HSM: the module by its path, its own settings by `signer.module_configuration`, no HMAC, no p11-kit."""
+    planned = parts.plan("softhsm", tmp_path / "token")
+    configuration = tmp_path / "token" / "softhsm2.conf"
+    with configuration.open("a") as file:
+        file.write(WITHOUT_HMAC)
+    named = {"token": "pkcs11", "module": str(tokens.SOFTHSM_MODULE), "token_label": "box"}
+    own = tokens.TokenPlan([], {}, {**named, "module_configuration": f"SOFTHSM2_CONF={configuration}"}, pin=planned.pin)
+    async with signer_box(tmp_path / "box", own) as box:
+        await box.until_state("ready")
+        code, _, err = await xacbe(box, "enrolment", "request", "--out", str(tmp_path / "request.json"))
+        assert (code, "key ready in the token: wrap" in err) == (0, True), err
+        blob = await box.client("recorder").call("wrap", WrapRequest(DATA, b"body"), bytes)
+        box.kill()
+        box.start()
+        await box.until_state("ready")
+        assert await box.client("recorder").call("unwrap", WrapRequest(blob, b"body"), bytes) == DATA
+
+
+@pytest.mark.parametrize("wrong", ["LD_PRELOAD=/x.so", "PATH", "YUBIHSM_PKCS11_CONF=relative", "conf=/x"])
+def test_a_modules_own_settings_are_named_by_what_is_a_configuration(wrong: str) -> None:
+    with pytest.raises(SettingsError, match="module_configuration"):
+        SignerSettings(module_configuration=wrong)
