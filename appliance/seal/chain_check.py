@@ -17,6 +17,7 @@ from lxml import etree
 from appliance.errors import UnverifiedError
 from appliance.model.xml_input import XmlRefusedError, decoded_base64, parse_known, parse_xml
 from appliance.seal.hash_chain import CHAIN, FIRST_STEP, SHA512, digest_list_of, leads_to, result_value
+from appliance.seal.strict_form import has_chain_form
 
 CHAIN_BYTES_MAX = 256 * 1024
 """A batch of a million messages needs 20 steps of 300 bytes; a message with 1,000 attachments some 150 KiB."""
@@ -128,12 +129,16 @@ def check_chain_parts(result: ChainResult, chain: bytes, inputs: Mapping[str, by
     if (result.file, result.step, result.digest.algorithm) == _OUR_RESULT and leads_to(result.digest.value, chain, inputs):
         return
     digests = {name: Digest(value) for name, value in inputs.items()}
-    if unknown := check_chain(result, {CHAIN: chain}, digests):
+    if unknown := check_chain(result, {CHAIN: chain}, digests, as_written=True):
         raise ChainUnknownReferenceError(f"the chain covers {sorted(unknown)[0]}, which did not come")
 
 
-def check_chain(result: ChainResult, chains: Mapping[str, bytes], inputs: Mapping[str, Input]) -> dict[str, Digest]:
+def check_chain(
+    result: ChainResult, chains: Mapping[str, bytes], inputs: Mapping[str, Input], *, as_written: bool = False
+) -> dict[str, Digest]:
     """Checks that `result` covers all `inputs`; returns the files that it covers besides, with the digests that the chain states.
+
+    `as_written`: what is not signed must be as it was written, too: the form (`strict_form`), every step in use, every stated digest ours.
 
     `chains`: the chain documents by file name. Raises ChainMalformedError, ChainResultError, ChainReferenceError, ChainUnusedInputError.
     """
@@ -143,6 +148,10 @@ def check_chain(result: ChainResult, chains: Mapping[str, bytes], inputs: Mappin
         raise ChainUnusedInputError(f"{sorted(unused)[0]} is not covered by the hash chain")
     if value != result.digest.value:
         raise ChainResultError("the hash chain does not lead to the signed result")
+    if as_written and walk.misnamed:
+        raise ChainReferenceError("the hash chain names a part with another digest")
+    if as_written and not (walk.uses_every_step() and all(has_chain_form(one) for one in chains.values())):
+        raise ChainMalformedError("not written as a security server writes it")
     return walk.stated
 
 
@@ -170,6 +179,8 @@ class _Walk:
         self._values: dict[tuple[str, str, str], bytes] = {}
         self._under_way: set[tuple[str, str]] = set()
         self.used: set[str] = set()
+        self.misnamed = False
+        """The chain states another digest of a part than ours, which counts."""
         self.stated: dict[str, Digest] = {}
 
     def step_value(self, file: str, step: str, algorithm: str) -> bytes:
@@ -206,10 +217,14 @@ class _Walk:
         if isinstance(given, Digest):
             if value.transforms:
                 raise ChainMalformedError("a part is covered as it is, not canonicalised")
+            self.misnamed |= given != value.digest
             return given
         if _file_digest(given, value.digest, value.transforms) != value.digest.value:
             raise ChainReferenceError(f"the hash chain names {value.uri} with another digest")
         return value.digest
+
+    def uses_every_step(self) -> bool:
+        return {(file, step) for file, chain in self._parsed.items() for step in chain.steps} == {key[:2] for key in self._values}
 
     def _chain(self, file: str) -> _Chain:
         if file not in self._parsed:

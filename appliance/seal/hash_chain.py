@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 
 SHA512 = "http://www.w3.org/2001/04/xmlenc#sha512"
@@ -167,7 +167,7 @@ def result_value(document: bytes) -> bytes | None:
 def leads_to(value: bytes, chain: bytes, parts: Mapping[str, bytes]) -> bool:
     """Whether `chain` is a document exactly as `Batch.chain` writes it that leads from all of `parts`, and nothing else, to `value`.
 
-    `parts`: file name -> our SHA-512; they take the place of the digests that the document states. False says nothing about the chain.
+    `parts`: file name -> our SHA-512. False says nothing about the chain.
     """
     head = _CHAIN_HEAD_BYTES
     if len(chain) > _READ_BYTES_MAX or not chain.startswith(head):
@@ -178,18 +178,22 @@ def leads_to(value: bytes, chain: bytes, parts: Mapping[str, bytes]) -> bool:
         depth = len(siblings)
         if name != b"%d" % depth or (next_after or next_before) != b"%d" % (depth + 1) or depth >= _READ_STEPS_MAX:
             return False
+        if not is_encoded(left or right):
+            return False
         siblings.append((left, right))
         at = upper.end()
     lowest = _READ_LOWEST.fullmatch(chain, at)
     if lowest is None or lowest[1] != b"%d" % len(siblings):
         return False
     covered, digests = set[str](), list[bytes]()
-    for digest, name, _ in _READ_LEAF.findall(lowest[2]):
+    for digest, name, stated in _READ_LEAF.findall(lowest[2]):
         if digest:
+            if not is_encoded(digest):
+                return False
             digests.append(a2b_base64(digest))
             continue
         part = name.decode()
-        if part not in parts:
+        if part not in parts or b2a_base64(parts[part], newline=False) != stated:
             return False
         covered.add(part)
         digests.append(parts[part])
@@ -199,6 +203,11 @@ def leads_to(value: bytes, chain: bytes, parts: Mapping[str, bytes]) -> bool:
     for left, right in reversed(siblings):
         node = parent(node, a2b_base64(right)) if right else parent(a2b_base64(left), node)
     return node == value
+
+
+def is_encoded(text: bytes) -> bool:
+    """Whether this is how an encoder writes the bytes that it stands for: base64 has spare bits at its end that decoders do not look at."""
+    return b2a_base64(a2b_base64(text), newline=False) == text
 
 
 def _data_reference(name: str, digest: bytes) -> str:

@@ -35,7 +35,7 @@ from appliance.seal.evidence import check_certificate_path, check_member, check_
 from appliance.seal.hash_chain import CHAIN_RESULT, MESSAGE, SHA512, sha512
 from appliance.seal.report import Attachment, Report, Step
 from appliance.seal.signature import Signature, SignatureMalformedError, WrongDigestError, check_value
-from appliance.seal.xades import read
+from appliance.seal.xades import read_strictly
 from appliance.trust.global_configuration import SharedParameters
 from appliance.trust.ocsp import OcspFacts
 
@@ -151,7 +151,7 @@ class SignatureCache:
         return entry
 
     def _verify(self, document: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> _Verified:
-        signature = read(document)  # (0)
+        signature = read_strictly(document)  # (0)
         if MESSAGE not in signature.references and CHAIN_RESULT not in signature.references:
             raise SignatureMalformedError("the signature covers neither the message nor a hash chain result")
         key = (signature.certificate, signature.ocsp_responses)

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from appliance.clock import iso
 from appliance.model import certificates
 from appliance.seal.chain_check import Digest
-from appliance.seal.hash_chain import CHAIN_RESULT, MESSAGE, SHA512, sha512
+from appliance.seal.hash_chain import CHAIN_RESULT, MESSAGE, SHA512, is_encoded, sha512
 from appliance.seal.signature import Signature, SignatureMalformedError, parse
+from appliance.seal.strict_form import wrong_in_signature
 
 __all__ = [
     "ALGORITHMS",
@@ -39,6 +40,7 @@ __all__ = [
     "parse",
     "prepare",
     "read",
+    "read_strictly",
     "signature_value",
 ]
 
@@ -207,13 +209,26 @@ def read(signature_xml: bytes) -> Signature:
     return _own(signature_xml) or parse(signature_xml)
 
 
+def read_strictly(signature_xml: bytes) -> Signature:
+    """As `read`, for documents whose unsigned bytes must be as a security server writes them, too (`strict_form`)."""
+    signature = _own(signature_xml)
+    if signature is None:
+        signature = parse(signature_xml)
+        if wrong := wrong_in_signature(signature_xml):
+            raise SignatureMalformedError(wrong)
+    return signature
+
+
 def _own(document: bytes) -> Signature | None:
+    """What a document exactly as `prepare` and `complete` write it says; None for every other one."""
     found = _TEMPLATE.fullmatch(document) if len(document) <= _READ_BYTES_MAX else None
     if found is None:
         return None
     try:
         content, properties, value, certificate, named, ocsp = (b64decode(found[group], validate=True) for group in _SLOTS)
     except ValueError:
+        return None
+    if not all(is_encoded(found[group]) for group in _SLOTS):
         return None
     return Signature(
         signed_info=_SIGNED_INFO_BEGIN + found["info"],
