@@ -18,7 +18,7 @@ from lxml import etree
 from appliance.model.xml_input import parse_known
 
 _DS, _XADES = "{http://www.w3.org/2000/09/xmldsig#}", "{http://uri.etsi.org/01903/v1.3.2#}"
-_DECLARATION = re.compile(rb'(?:<\?xml version="1\.0" encoding="(?:UTF-8|utf-8)"(?: standalone="(?:no|yes)")?\?>\n?)?')
+_DECLARATION = re.compile(rb'<\?xml version="1\.0" encoding="(?:UTF-8|utf-8)"(?: standalone="(?:no|yes)")?\?>')
 _LINE = 76
 """Of base64 with line breaks: RFC 2045, as Java's encoder."""
 _BASE64 = frozenset(
@@ -42,10 +42,14 @@ _ATTRIBUTES = {
 """Of the unsigned elements in X-Road's form: each has these attributes and no others."""
 
 
-def is_serialised(document: bytes, root: etree._Element) -> bool:
-    """Whether a serialiser writes these bytes for this tree: behind a plain declaration, empty elements in one of two styles."""
+def is_serialised(document: bytes, root: etree._Element, line_end: bytes = b"") -> bool:
+    """Whether a serialiser writes these bytes for this tree: a plain declaration, `line_end`, the tree with empty elements in one of two
+    styles, `line_end`.
+    """
     declared = _DECLARATION.match(document)
-    written = document[declared.end() if declared else 0 :].removesuffix(b"\n")
+    if declared is None or not document.startswith(line_end, declared.end()) or not document.endswith(b">" + line_end):
+        return False
+    written = document[declared.end() + len(line_end) : len(document) - len(line_end)]
     if etree.tostring(root, encoding="utf-8") == written:
         return True
     for element in root.iter():
@@ -89,9 +93,9 @@ def has_chain_form(document: bytes) -> bool:
     four blanks for each level) or not at all, as ours.
     """
     root = parse_known(document, bytes_max=len(document), instructions=True)
-    if not is_serialised(document, root):
-        return False
     spread = bool(root.text)
+    if not is_serialised(document, root, b"\n" if spread else b""):
+        return False
     for element in root.iter():
         if len(element.attrib) > 1:
             return False
