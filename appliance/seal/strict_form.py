@@ -42,6 +42,9 @@ _ATTRIBUTES = {
 """Of the unsigned elements in X-Road's form: each has these attributes and no others."""
 
 
+_NUMBERED = {_XADES + "EncapsulatedOCSPValue": "ocsp-response", _XADES + "EncapsulatedX509Certificate": "encapsulated-cert"}
+
+
 def is_serialised(document: bytes, root: etree._Element, line_end: bytes = b"") -> bool:
     """Whether a serialiser writes these bytes for this tree: a plain declaration, `line_end`, the tree with empty elements in one of two
     styles, `line_end`.
@@ -85,7 +88,13 @@ def wrong_in_signature(document: bytes) -> str:
         return "blanks between the elements"
     if own_form and ((root.text or "") not in ("", "\n") or signature.tail):
         return "blanks around the Signature"
+    if own_form and not all(_is_numbered(signature, tag, name) for tag, name in _NUMBERED.items()):
+        return "evidence is not numbered as it comes"
     return ""
+
+
+def _is_numbered(signature: etree._Element, tag: str, name: str) -> bool:
+    return all(element.get("Id") == f"{name}-{number}" for number, element in enumerate(signature.iter(tag), 1))
 
 
 def has_chain_form(document: bytes) -> bool:
