@@ -221,6 +221,11 @@ class DataKeys:
         self._file(number).unlink(missing_ok=True)
         durable.sync_directory(self._directory)
 
+    def group_keys(self) -> list[int]:
+        """Numbers of the group keys that are kept."""
+        found = [name[: -len(".key")].split("-") for name in self._names() if name.endswith(".key")]
+        return [int(epoch) * GROUPS_MAX + int(place) for epoch, place in found]
+
     def is_current(self, number: int) -> bool:
         return self._current is not None and epoch_of(number) == self._current.number
 

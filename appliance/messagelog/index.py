@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.messagelog import notice_table
+from appliance.messagelog import custody, notice_table
+from appliance.messagelog.custody import Custody
 from appliance.messagelog.groups import Written
 from appliance.messagelog.record import (
+    AuditEntry,
     CheckpointEntry,
     MessageEntry,
     NoticeEntry,
@@ -25,6 +27,7 @@ from appliance.messagelog.record import (
     SignatureEntry,
     StampEntry,
     UnconfirmedEntry,
+    group_of,
 )
 from appliance.messagelog.stamping import Waiting
 from appliance.messagelog.wire import ListRecords, RecordSummary
@@ -115,6 +118,7 @@ class Index:
         connection.execute("INSERT OR IGNORE INTO state VALUES ('format', ?)", (FORMAT,))
         connection.commit()
         self._names = {text: number for number, text in connection.execute("SELECT id, text FROM name")}
+        self.custody = Custody(connection)
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -124,7 +128,7 @@ class Index:
             # NORMAL: after a power cut it is older, never inconsistent; with OFF it could silently lack rows
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cache_size = -8192")
-            connection.executescript(_TABLES + notice_table.TABLES)
+            connection.executescript(_TABLES + notice_table.TABLES + custody.TABLES)
         except sqlite3.DatabaseError:
             connection.close()
             raise
@@ -164,6 +168,10 @@ class Index:
         entry = written.entry
         if isinstance(entry, MessageEntry):
             messages[written.sequence] = self._row(connection, written, entry)
+            group = self._name(connection, group_of(entry.side, entry.client, entry.service))
+            self.custody.message(written.sequence, written.at_us, entry, group)
+        elif isinstance(entry, AuditEntry):
+            self.custody.audit(entry)
         elif isinstance(entry, SignatureEntry):
             connection.execute("INSERT OR REPLACE INTO signature VALUES (?,?,?)", (written.sequence, written.offset, entry.digest))
         elif isinstance(entry, CheckpointEntry):
@@ -173,11 +181,13 @@ class Index:
             connection.execute("INSERT OR REPLACE INTO stamp VALUES (?,?)", (written.sequence, written.offset))
             change: list[tuple[Any, ...]] = [(_S, written.sequence, entry.gen_time_us, None, each) for each in entry.messages]
             self._change(connection, messages, change)
+            self.custody.settled(entry.messages, custody.STAMPED)
         elif isinstance(entry, OutageEntry):
             connection.execute("INSERT OR REPLACE INTO state VALUES ('outage', ?)", (entry.started_us if entry.ended_us is None else None,))
             self._change(connection, messages, [(_P, None, None, until, sequence) for sequence, until in entry.provisional])
         elif isinstance(entry, UnconfirmedEntry):
             self._change(connection, messages, [(_U, None, None, None, sequence) for sequence in entry.messages])
+            self.custody.settled(entry.messages, custody.UNCONFIRMED)
             notice_table.withdrawn(connection, entry, written.at_us)
         elif isinstance(entry, NoticeEntry):
             notice_table.noted(connection, entry, written.at_us)
@@ -227,6 +237,13 @@ class Index:
             number = int(connection.execute("SELECT id FROM name WHERE text = ?", (text,)).fetchone()[0])
             self._names[text] = number
         return number
+
+    def moved(self, offsets: Iterable[tuple[int, int]]) -> None:
+        """(sequence, offset) of every record of a segment that was written anew."""
+        places = [(offset, sequence) for sequence, offset in offsets]
+        with self._connection as connection:
+            for table in ("message", "signature", "stamp"):
+                connection.executemany(f"UPDATE {table} SET offset = ? WHERE sequence = ?", places)  # noqa: S608  the three names above
 
     # -- questions
 

@@ -96,6 +96,8 @@ class LogTree:
             self._tree, self._unwritten = GrowingTree(), []
         if first != self._tree.size + 1:
             raise RuntimeError(f"record {first} after {self._tree.size}")
+        if links:
+            self._offset = None  # it was of an earlier record, perhaps in an earlier segment
         noted = self.noted.size if self.noted is not None else 0
         upto = noted - self._tree.size
         if 0 < upto <= len(links):

@@ -99,13 +99,13 @@ class ReadingService:
         told |= {"query": _hex(query), "represented_party": _hex(party)}
         await self._readers.admit(caller, "find", wanted.reason, {name: value for name, value in told.items() if value})
         rows = await self._follower.ask(lambda index: index.search(wanted, query, party))
-        return [await self._named(row) for row in rows]
+        return [await self.named(row) for row in rows]
 
     def _tag(self, kind: bytes, text: str) -> bytes | None:
         """What stands for a name in the index, and in the audit log, which is not encrypted."""
         return self._keys.tag(kind, text) if text else None
 
-    async def _named(self, row: Row) -> RecordSummary:
+    async def named(self, row: Row) -> RecordSummary:
         """With its names, where they can be had. Raises LogKeyAbsentError."""
         names = await self._keys.names(row.key, row.names)
         if names is None:
@@ -121,17 +121,17 @@ class ReadingService:
         await self._readers.admit(caller, act, wanted.reason, {"record": str(wanted.sequence)})
         await self._stamped(wanted.sequence, min(wanted.wait_s, WAIT_S_MAX))
         try:
-            content, descriptor = await self._content(wanted.sequence)
+            content, descriptor = await self.content(wanted.sequence)
         except CorruptStateError as error:
             self._stop(error)
             raise
         return Reply(content, descriptor_for(descriptor))
 
-    async def _content(self, sequence: int) -> tuple[RecordContent, int | None]:
+    async def content(self, sequence: int) -> tuple[RecordContent, int | None]:
         sealed = await self._follower.ask(lambda _: self._reader.sealed(sequence))
         try:
             key, epoch = await self._keys.group_key(sealed.message.key), await self._keys.epoch(sealed.signature.epoch)
-            return sealed.opened(await self._named(sealed.row), key, epoch), sealed.descriptor
+            return sealed.opened(await self.named(sealed.row), key, epoch), sealed.descriptor
         except BaseException:
             if sealed.descriptor is not None:
                 self._disk.close(sealed.descriptor)
@@ -178,7 +178,7 @@ class ReadingService:
         while rows := await self._follower.ask(lambda index: index.requests(wanted.since_us, wanted.until_us, party, after)):  # noqa: B023
             after = rows[-1].summary.sequence
             for row in rows:
-                _count(groups, await self._named(row))
+                _count(groups, await self.named(row))
             await asyncio.sleep(0)  # a page of a thousand takes some 10 ms: appends come in between
         return sorted(groups.values(), key=lambda one: (one.represented_party or "", one.end_user or "", one.client, one.service))
 

@@ -270,6 +270,14 @@ class Position:
     link: bytes = NO_LINK
 
 
+_SUBSYSTEM_PARTS = 4
+
+
+def group_of(side: str, client: str, service: str) -> str:
+    """Our subsystem in this exchange: whose content it is, who archives it, whose terms hold (sheet 7.1)."""
+    return client if side == "client" else "/".join(service.split("/")[:_SUBSYSTEM_PARTS])
+
+
 def segment_head(salt: bytes) -> bytes:
     return SEGMENT_HEAD.pack(MAGIC, FORMAT, salt)
 

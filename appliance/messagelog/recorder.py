@@ -22,8 +22,10 @@ from appliance.journal import event
 from appliance.messagelog import audit, growth
 from appliance.messagelog.bodies import Bodies
 from appliance.messagelog.checkpoints import Checkpoints, Signer
+from appliance.messagelog.custodian import Custodian
 from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import OsDisk
+from appliance.messagelog.entries import entry_of
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Signature, Written
 from appliance.messagelog.growth import Growth
@@ -34,9 +36,9 @@ from appliance.messagelog.notices import Notices
 from appliance.messagelog.readers import Accounts, Readers
 from appliance.messagelog.reading import Reader
 from appliance.messagelog.reading_service import ReadingService
-from appliance.messagelog.record import SALT_BYTES, AuditEntry, CheckpointEntry, CloseEntry, MessageContent, MessageEntry
+from appliance.messagelog.record import SALT_BYTES, AuditEntry, CheckpointEntry, CloseEntry, MessageContent, group_of
 from appliance.messagelog.replay import ReplayGuard
-from appliance.messagelog.sealing import PARTY, QUERY, Epoch, GroupKey, Names
+from appliance.messagelog.sealing import Epoch, GroupKey
 from appliance.messagelog.signatures import RecentSignatures
 from appliance.messagelog.stamper import Stamper, TrustAgent
 from appliance.messagelog.stamping import StampQueue, Waiting, WriteUnconfirmed
@@ -54,18 +56,15 @@ from appliance.messagelog.wire import (
     DropBody,
     LogStatus,
     OpenBody,
-    Seal,
 )
 from appliance.net.local_sockets import Handler, Reply
 from appliance.settings import RecorderSettings
-from appliance.trust.autonomy import CREATION_MARGIN_US, EVIDENCE_GAP_MAX_US
+from appliance.trust.autonomy import EVIDENCE_GAP_MAX_US
 
 INDEX_FILE, TILES = "index.sqlite", "tiles"
 NO_DEADLINE_US = 1 << 62
 BODIES_LOOK_S = 1.0
 """How often bodies that nobody claimed are looked for: a thousand comparisons."""
-
-SUBSYSTEM_PARTS = 4
 
 _append = msgspec.msgpack.Decoder(Append)
 
@@ -140,6 +139,8 @@ class Recorder:
         self.reading = ReadingService(
             readers, self._reader, self.store, self.tree, self._follower, self.checkpoints, self.keys, self._disk, stop
         )
+        self.custodian = Custodian(root, self.store, self._follower, self._commit, self.keys, self.reading, clock, log)
+        self.custodian.finish_pending(index)
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.growth = Growth()
         self.stamper.last_stamp_us = newest_stamp
@@ -176,6 +177,7 @@ class Recorder:
             "log_status": self.log_status,
             **self.reading.handlers(),
             **notices,
+            **self.custodian.handlers(),
         }
 
     async def run(self) -> None:
@@ -189,6 +191,7 @@ class Recorder:
             group.create_task(self._watch_growth())
             group.create_task(self.notices.count())
             group.create_task(self.keys.run())
+            group.create_task(self._look_after_contents())
 
     async def _drop_old_bodies(self) -> None:
         while True:
@@ -199,6 +202,12 @@ class Recorder:
         while True:
             self.growth.seen(self._clock.monotonic_s(), self.store.room())
             await asyncio.sleep(growth.LOOK_S)
+
+    async def _look_after_contents(self) -> None:
+        try:
+            await self.custodian.run()
+        except CorruptStateError as error:  # a sync or a name failed: what is on the disk is unknown (T35)
+            self._stop(error)
 
     async def close(self) -> None:
         """Writes what was accepted and the CLOSE record, and lets go of everything."""
@@ -288,8 +297,9 @@ class Recorder:
     ) -> asyncio.Future[Appended]:
         """Hands the record to the writer; the future is the answer. Nothing of it is durable when this raises."""
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._leave_body_out(request)
         body, body_key = (None, None) if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
-        entry = self._entry_of(request, key, epoch, group_key)
+        entry = entry_of(request, key, self.keys, epoch, group_key)
         said = MessageContent(request.message, request.body, request.seal.chain, body_key)
         content = epoch.seal_message(group_key, said, signature.entry.digest)
 
@@ -324,32 +334,13 @@ class Recorder:
             raise
         return answer
 
-    def _entry_of(self, request: Append, replay_key: bytes | None, epoch: Epoch, key: GroupKey) -> MessageEntry:
-        """The record, with nothing in clear that may name a person."""
-        represented = request.represented_party
-        return MessageEntry(
-            side=request.side,
-            direction=request.direction,
-            received=request.received,
-            stamp_first=request.stamp_first,
-            query_tag=self.keys.tag(QUERY, request.query_id),
-            represented_tag=None if represented is None else self.keys.tag(PARTY, represented),
-            names=epoch.seal_names(Names(request.query_id, request.request_id, represented, request.end_user)),
-            client=request.client,
-            service=request.service,
-            signature=0,
-            key=key.number,
-            message_bytes=len(request.message),
-            body_file=request.body_file is not None,
-            body_bytes=request.body_bytes,
-            body_digest=request.body_digest,
-            ocsp_produced_at_us=request.seal.ocsp_produced_at_us,
-            ends_us=ends_us(request.seal),
-            replay_key=replay_key,
-            signed_at_us=request.signed_at_us,
-            attachment_bytes=request.attachment_bytes,
-            begins_us=begins_us(request.seal),
-        )
+    def _leave_body_out(self, request: Append) -> None:
+        """Where the subsystem's terms keep no bodies: only the digest is logged. The relay still has the file until it has delivered."""
+        if self.custodian.terms.of(group_of(request.side, request.client, request.service)).bodies:
+            return
+        if request.body_file is not None:
+            self._bodies.drop(request.body_file)
+        request.body = request.body_file = None
 
     def _not_written(self, error: XacbeError, request: Append, answer: asyncio.Future[Appended]) -> None:
         self.refused += 1
@@ -398,18 +389,3 @@ class Recorder:
         if isinstance(entry, CheckpointEntry):
             return entry.note
         return (await self.keys.epoch(entry.epoch)).open_signature(content, entry.digest).signature
-
-
-def group_of(side: str, client: str, service: str) -> str:
-    """Our subsystem in this exchange: whose content it is, who archives it, whose terms hold (sheet 7.1)."""
-    return client if side == CLIENT else "/".join(service.split("/")[:SUBSYSTEM_PARTS])
-
-
-def ends_us(seal: Seal) -> int:
-    """The last moment for this seal's stamp: eight hours after the older of the OCSP response's times, less our margin (IV.3.V)."""
-    return min(seal.ocsp_produced_at_us, seal.ocsp_this_update_us) + EVIDENCE_GAP_MAX_US - CREATION_MARGIN_US
-
-
-def begins_us(seal: Seal) -> int:
-    """The first moment at which a stamp fits this seal: eight hours before the newer of the OCSP response's times (IV.3.V)."""
-    return max(seal.ocsp_produced_at_us, seal.ocsp_this_update_us) - EVIDENCE_GAP_MAX_US

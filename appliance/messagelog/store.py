@@ -84,7 +84,7 @@ class Store:
         self._marks: dict[int, int] = {}
         self._current: _Segment | None = None
         self._known: OrderedDict[SignatureKey, int] = OrderedDict()
-        self._unusable = self._locked = False
+        self._unusable = self._locked = self._roll_asked = False
         self._start: Start | None = None
         self._held: set[str] = set()
         """The halves of the reserve that occupy their room."""
@@ -296,7 +296,8 @@ class Store:
 
     def _segment_for(self, size: int) -> _Segment:
         current = self._current
-        if current is not None and (current.size + size <= self._limits.segment_bytes_max or current.size == SEGMENT_HEAD.size):
+        fits = current is not None and current.size + size <= self._limits.segment_bytes_max and not self._roll_asked
+        if current is not None and (fits or current.size == SEGMENT_HEAD.size):
             return current
         first = self.position.sequence + 1
         path, passing = segment_path(first), f"{SEGMENTS}/{first:020d}.new"
@@ -319,6 +320,7 @@ class Store:
         self._marks[first] = mark
         self.bytes += len(head)
         self._current = _Segment(first, mark, handle, len(head))
+        self._roll_asked = False
         return self._current
 
     def _give_name(self, passing: str, path: str) -> None:
@@ -361,6 +363,28 @@ class Store:
     @property
     def segments(self) -> list[int]:
         return sorted(self._marks)
+
+    @property
+    def closed(self) -> list[int]:
+        """First sequences of the segments that nobody writes to any more."""
+        return self.segments[:-1]
+
+    def roll(self) -> None:
+        """The next group begins a segment: the one before it is closed then."""
+        self._roll_asked = True
+
+    def last_of(self, first: int) -> int:
+        """The last record of the segment that begins with this one."""
+        return min((other for other in list(self._marks) if other > first), default=self.position.sequence + 1) - 1
+
+    def replaced(self, first: int, saved_bytes: int) -> None:
+        """A closed segment was written anew: offsets in it that were noted at start are of no use any more."""
+        self.bytes -= saved_bytes
+        if self._start is not None and self.segment_of(self._start.sequence) == first:
+            self._start = None
+
+    def mark_of(self, first: int) -> int:
+        return self._marks[first]
 
     def segment_of(self, sequence: int) -> int:
         """First sequence of the segment that holds the record."""

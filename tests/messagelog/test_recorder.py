@@ -548,3 +548,21 @@ def test_a_failed_sync_of_a_body_stops_the_process(box: LogBox) -> None:
         assert await listed(recorder) == []
 
     played(box, act)
+
+
+def test_a_log_whose_segment_ended_after_its_newest_checkpoint_opens(box: LogBox) -> None:
+    async def fill(recorder: Recorder) -> None:
+        await append(recorder, box.appends(["Q-1"])[0])
+        async with asyncio.timeout(5):
+            while recorder.tree.noted is None:
+                box.clock.pass_s(61)
+                await asyncio.sleep(0.05)
+        recorder.store.roll()
+        await append(recorder, box.appends(["Q-2"])[0])
+
+    async def again(recorder: Recorder) -> None:
+        assert [one.query_id for one in await listed(recorder)] == ["Q-2", "Q-1"]
+
+    played(box, fill)
+    for _ in range(2):
+        played(box, again)

@@ -1,0 +1,261 @@
+"""Keeps contents as long as their terms and archives want, erases them then, and hands final messages to the archivist.
+
+Erasing a segment's due contents, each step after the one before it is durable:
+
+    1  `retention.json` names the segment         a start that finds it does steps 3 to 6 again
+    2  audit records say what is cut, and why     (custody follows them)
+    3  the segment is written anew and put in place; the index learns the new offsets
+    4  files of bodies are removed
+    5  group keys that nothing is under any more are erased
+    6  `retention.json` goes
+
+Only contents that the audit records of confirmed archives cover are ever due (`custody`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from appliance import durable
+from appliance.clock import Clock
+from appliance.errors import CorruptStateError, RefusedError, XacbeError
+from appliance.journal import event
+from appliance.messagelog import audit, cutting
+from appliance.messagelog.archive_wire import (
+    Archivable,
+    ChangeTerm,
+    ConfirmArchive,
+    Erased,
+    ListArchivable,
+    ReadArchivable,
+    SubsystemTerm,
+)
+from appliance.messagelog.custody import CONFIRMED, CUT, Due
+from appliance.messagelog.data_keys import DataKeys
+from appliance.messagelog.disk import OsDisk
+from appliance.messagelog.group_commit import GroupCommit
+from appliance.messagelog.groups import Draft
+from appliance.messagelog.index import Index, Row
+from appliance.messagelog.index_follower import IndexFollower
+from appliance.messagelog.reading import descriptor_for
+from appliance.messagelog.record import MESSAGE, SIGNATURE, AuditEntry, Record
+from appliance.messagelog.store import Store
+from appliance.messagelog.terms import Term, Terms
+from appliance.messagelog.wire import RecordContent, RecordSummary
+from appliance.net.local_sockets import Handler, Reply
+
+LOOK_S = 3600.0
+"""How often contents whose term has ended are looked for."""
+PENDING = "retention.json"
+RECORDS_MAX = 5000
+"""Messages in one archive: their summaries fit into one frame of 4 MiB."""
+SEGMENT_PAUSE_S = 0.2
+"""Between two segments: messages go first."""
+
+
+class ArchiveGapError(RefusedError):
+    """The archive does not hold exactly what comes next in its group."""
+
+    kind = "archive.gap"
+
+
+class Reads(Protocol):
+    """What the recorder lends."""
+
+    async def named(self, row: Row) -> RecordSummary: ...
+
+    async def content(self, sequence: int) -> tuple[RecordContent, int | None]: ...
+
+
+class Custodian:
+    """The part of the recorder that looks after old contents."""
+
+    def __init__(
+        self,
+        root: Path,
+        store: Store,
+        follower: IndexFollower,
+        commit: GroupCommit,
+        keys: DataKeys,
+        reads: Reads,
+        clock: Clock,
+        log: logging.Logger,
+    ) -> None:
+        """Raises TermsCorruptError."""
+        self._pending = root / PENDING
+        self._store, self._follower, self._commit, self._keys, self._reads = store, follower, commit, keys, reads
+        self._clock, self._log, self._disk = clock, log, OsDisk(root)
+        self.terms = Terms(root)
+        self._erasing = asyncio.Lock()
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "archive_groups": self.archive_groups,
+            "list_archivable": self.list_archivable,
+            "read_archivable": self.read_archivable,
+            "confirm_archive": self.confirm_archive,
+            "list_terms": self.list_terms,
+            "change_term": self.change_term,
+            "erase_due": self.erase_due,
+        }
+
+    async def run(self) -> None:
+        """For ever. CorruptStateError ends the process: a sync failed, or a write with unknown outcome."""
+        while True:
+            try:
+                await self._erase()
+            except CorruptStateError:
+                raise
+            except (XacbeError, OSError) as error:
+                event(self._log, logging.WARNING, "retention.put_off", kind=getattr(error, "kind", "disk"), reason=str(error))
+            await asyncio.sleep(LOOK_S)
+
+    # -- archives
+
+    async def archive_groups(self, caller: str, payload: bytes) -> list[str]:
+        """Our subsystems that messages are kept of."""
+        return sorted(await self._follower.ask(lambda index: index.custody.subsystems()))
+
+    async def list_archivable(self, caller: str, payload: bytes) -> Archivable:
+        """Says in the audit log that these are about to be read."""
+        wanted = msgspec.msgpack.decode(payload, type=ListArchivable)
+        limit = max(1, min(wanted.limit, RECORDS_MAX))
+
+        def question(index: Index) -> tuple[list[Row], int]:
+            found, covered = index.custody.archivable(wanted.group, 0, limit)
+            rows: list[Row] = []
+            size = 0
+            for at, sequence in enumerate(found):
+                row = index.summary(sequence)
+                if row is None or (rows and size + row.summary.bytes > wanted.bytes_max):
+                    return rows, found[at - 1]
+                rows.append(row)
+                size += row.summary.bytes
+            return rows, covered
+
+        rows, last = await self._follower.ask(question)
+        if rows:
+            facts = {"group": wanted.group, "first": str(rows[0].summary.sequence), "last": str(last), "records": str(len(rows))}
+            await self._commit.append(Draft(AuditEntry("archive.begun", caller, facts), audit=True))
+        return Archivable([await self._reads.named(row) for row in rows], last)
+
+    async def read_archivable(self, caller: str, payload: bytes) -> Reply:
+        content, descriptor = await self._reads.content(msgspec.msgpack.decode(payload, type=ReadArchivable).sequence)
+        return Reply(content, descriptor_for(descriptor))
+
+    async def confirm_archive(self, caller: str, payload: bytes) -> None:
+        """Durable when answered. Raises ArchiveGapError where the archive leaves a message out, or holds one that is not next."""
+        told = msgspec.msgpack.decode(payload, type=ConfirmArchive)
+
+        def question(index: Index) -> list[int]:
+            return index.custody.archivable(told.group, 0, len(told.records) + 1, until=told.last)[0]
+
+        expected = await self._follower.ask(question)
+        if not expected:
+            return  # confirmed before: the answer was lost
+        if expected != told.records:
+            raise ArchiveGapError(f"the archive of {told.group or 'all'} holds {len(told.records)} messages, {len(expected)} come next")
+        facts = {"group": told.group, "file": told.file, "sha256": told.sha256, "digest": told.digest, "last": str(told.last)}
+        facts |= {"first": str(told.records[0]), "records": str(len(told.records)), "targets": audit.cut(" ".join(told.targets))}
+        await self._commit.append(Draft(AuditEntry(CONFIRMED, "recorder", facts), audit=True))
+
+    # -- terms
+
+    async def list_terms(self, caller: str, payload: bytes) -> list[SubsystemTerm]:
+        counts = await self._follower.ask(lambda index: index.custody.counts())
+        through = await self._follower.ask(lambda index: index.custody.subsystems())
+        found = []
+        for name in sorted({*counts, *through, *self.terms.terms, ""}):
+            term, (kept, oldest_us) = self.terms.of(name), counts.get(name, (0, None))
+            is_own = name in self.terms.terms
+            found.append(SubsystemTerm(name, term.days, term.bodies, is_own, kept, oldest_us, through.get(name, 0)))
+        return found
+
+    async def change_term(self, caller: str, payload: bytes) -> None:
+        """Audited before it is in force. Raises TermsMalformedError, log.full."""
+        wanted = msgspec.msgpack.decode(payload, type=ChangeTerm)
+        term = None if wanted.days is None else Term(wanted.days, wanted.bodies)
+        self.terms.check(wanted.subsystem, term)
+        facts = {"subsystem": wanted.subsystem, "days": str(wanted.days), "bodies": str(wanted.bodies)}
+        await self._commit.append(Draft(AuditEntry("retention.changed", caller, facts), audit=True))
+        self.terms.put(wanted.subsystem, term)
+
+    async def erase_due(self, caller: str, payload: bytes) -> Erased:
+        return await self._erase()
+
+    # -- erasing
+
+    async def _erase(self) -> Erased:
+        async with self._erasing:
+            done = Erased(0, 0, 0, 0)
+            now_us = self._clock.now_us()
+            limits = {
+                name: self.terms.erased_before_us(name, now_us) for name in await self._follower.ask(lambda i: i.custody.subsystems())
+            }
+            limits = {name: limit for name, limit in limits.items() if limit}
+            if limits and await self._due(limits, self._store.segments[-1]):
+                self._store.roll()  # with the next record; its segment's turn comes then
+                await self._commit.append(Draft(AuditEntry("retention.segment_closed", "recorder", {}), audit=True))
+            for first in self._store.closed:
+                due = await self._due(limits, first)
+                if due:
+                    await self._erase_in(first, due, done)
+                    await asyncio.sleep(SEGMENT_PAUSE_S)
+            return done
+
+    async def _due(self, limits: dict[str, int], first: int) -> list[Due]:
+        last = self._store.last_of(first)
+
+        def question(index: Index) -> list[Due]:
+            return [due for name, limit in limits.items() if (due := index.custody.due(name, limit, first, last)).sequences]
+
+        return await self._follower.ask(question)
+
+    async def _erase_in(self, first: int, due: list[Due], done: Erased) -> None:
+        durable.write_file(self._pending, msgspec.json.encode(first))
+        for one in due:
+            facts = {"subsystem": one.subsystem, "first": str(one.sequences[0]), "last": str(one.sequences[-1])}
+            facts |= {"before_us": str(one.before_us), "contents": str(len(one.sequences))}
+            await self._commit.append(Draft(AuditEntry(CUT, "recorder", facts), audit=True))
+        erased = await self._follower.ask(lambda index: self.finish(index, first))
+        done.contents += sum(len(one.sequences) for one in due)
+        done.bodies += erased.bodies
+        done.keys += erased.keys
+        done.bytes += erased.bytes
+        event(self._log, logging.INFO, "retention.erased", segment=first, contents=sum(len(one.sequences) for one in due))
+
+    def finish_pending(self, index: Index) -> None:
+        """At start, before anybody reads: a run that was cut off is carried out to its end."""
+        with suppress(FileNotFoundError):
+            self.finish(index, msgspec.json.decode(self._pending.read_bytes(), type=int))
+
+    def finish(self, index: Index, first: int) -> Erased:
+        """Steps 3 to 6, in the index's thread: nobody looks a record up meanwhile. The same at the second time."""
+        last, custody = self._store.last_of(first), index.custody
+        kept, signatures = custody.kept(first, last), custody.signatures_kept(first, last)
+
+        def keeps(found: Record) -> bool:
+            return not (
+                (found.kind == MESSAGE and found.sequence not in kept) or (found.kind == SIGNATURE and found.sequence not in signatures)
+            )
+
+        anew = cutting.write_anew(self._disk, first, self._store.mark_of(first), keeps)
+        cutting.put_in_place(self._disk, anew)
+        self._store.replaced(first, anew.saved_bytes)
+        index.moved(anew.offsets)
+        bodies = cutting.remove_bodies(self._disk, first, last, kept)
+        keys = [number for number in self._keys.group_keys() if not self._keys.is_current(number) and not custody.is_used(number)]
+        for number in keys:
+            self._keys.erase(number)
+        self._done()
+        return Erased(anew.cut, bodies, len(keys), anew.saved_bytes)
+
+    def _done(self) -> None:
+        self._pending.unlink(missing_ok=True)
+        durable.sync_directory(self._pending.parent)

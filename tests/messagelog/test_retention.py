@@ -1,0 +1,263 @@
+"""Contents go when their term has ended and their archive is confirmed, and not before; links, names and proofs stay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appliance.errors import RefusedError, XacbeError
+from appliance.messagelog import custodian, cutting, data_keys
+from appliance.messagelog.archive_wire import Archivable, ChangeTerm, ConfirmArchive, ListArchivable
+from appliance.messagelog.custodian import ArchiveGapError
+from appliance.messagelog.data_keys import EPOCH_S
+from appliance.messagelog.groups import Draft
+from appliance.messagelog.recorder import Recorder
+from appliance.messagelog.terms import Terms, TermsMalformedError
+from appliance.messagelog.wire import BodyFile, ListRecords, OpenBody
+from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, read, until_stamped, written
+from tests.messagelog.test_sealing import disk
+
+DAY_S = 86_400
+OURS, PROVIDER = SUBSYSTEMS
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_keys, "RETRY_S", 0.02)
+    monkeypatch.setattr(custodian, "SEGMENT_PAUSE_S", 0.0)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> LogBox:
+    return LogBox(tmp_path / "log")
+
+
+def played(box: LogBox, act: Callable[[Recorder], Awaitable[None]]) -> None:
+    async def play() -> None:
+        async with box.opened() as recorder:
+            await act(recorder)
+
+    asyncio.run(play())
+
+
+async def next_archive(recorder: Recorder, group: str = "", limit: int = 1000) -> Archivable:
+    return await recorder.custodian.list_archivable("archivist", msgspec.msgpack.encode(ListArchivable(group, limit, 1 << 30)))
+
+
+async def confirm(recorder: Recorder, found: Archivable, group: str = "") -> None:
+    told = ConfirmArchive(group, "mlog.zip.age", "00" * 32, "11" * 64, [one.sequence for one in found.records], found.last, ["directory"])
+    await recorder.custodian.confirm_archive("archivist", msgspec.msgpack.encode(told))
+
+
+async def change(recorder: Recorder, subsystem: str, days: int | None, bodies: bool = True) -> None:
+    await recorder.custodian.change_term("console", msgspec.msgpack.encode(ChangeTerm(subsystem, days, bodies)))
+
+
+async def large(recorder: Recorder, box: LogBox, query_id: str, body: bytes) -> int:
+    request = box.appends([query_id], body=body)[0]
+    reply = await recorder.open_body("relay", msgspec.msgpack.encode(OpenBody(None)))
+    assert isinstance(reply.value, BodyFile)
+    with os.fdopen(reply.descriptor, "wb") as file:
+        file.write(written(reply.value, body))
+    request.body, request.body_file = None, reply.value.body
+    return (await append(recorder, request)).sequence
+
+
+async def erase(recorder: Recorder) -> int:
+    return (await recorder.custodian.erase_due("console", b"")).contents
+
+
+@pytest.mark.case("T30")
+@pytest.mark.rule("IV.5.IV")
+def test_what_is_archived_and_old_enough_loses_its_content_and_keeps_name_link_and_proof(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        small = (await append(recorder, box.appends(["Q-1"], body=b"said")[0])).sequence
+        big = await large(recorder, box, "Q-2", b"SAID-AT-LENGTH" * 10_000)
+        sizes = disk(box.root).count(b"QROO-TEST")
+        box.clock.pass_s(31 * DAY_S)
+        assert await erase(recorder) == 0  # no archive has them
+        await confirm(recorder, await next_archive(recorder))
+        erased = await recorder.custodian.erase_due("console", b"")
+        assert (erased.contents, erased.bodies) == (2, 1)
+        assert erased.bytes > 500
+        assert (await next_archive(recorder)).records == []
+        for sequence in (small, big):
+            with pytest.raises(RefusedError):
+                await read(recorder, sequence)
+        assert [one.query_id for one in await listed(recorder, ListRecords(query_id="Q-1"))] == ["Q-1"]
+        assert os.listdir(box.root / "bodies") == []
+        assert sizes
+        fresh = (await append(recorder, box.appends(["Q-3"], body=b"new")[0])).sequence
+        assert (await read(recorder, fresh))[0].body == b"new"
+
+    played(box, act)
+    played(box, lambda recorder: _still(recorder, ["Q-3", "Q-2", "Q-1"]))  # every link still follows
+    (box.root / "index.sqlite").unlink()
+    played(box, lambda recorder: _still(recorder, ["Q-3", "Q-2", "Q-1"]))
+
+
+async def _still(recorder: Recorder, ids: list[str]) -> None:
+    found = await listed(recorder)
+    assert [one.query_id for one in found] == ids
+    assert (await read(recorder, found[0].sequence))[0].body == b"new"
+    assert await erase(recorder) == 0
+
+
+def test_terms_differ_by_subsystem_and_the_key_of_what_is_gone_goes_with_it(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        await change(recorder, OURS, 5)
+        await change(recorder, PROVIDER, 50)
+        await append(recorder, box.appends(["Q-ours"], received=False, body=b"ours")[0])
+        await until_stamped(recorder)
+        await append(recorder, box.appends(["Q-theirs"], body=b"theirs")[0])
+        box.clock.pass_s(6 * DAY_S)
+        await asyncio.sleep(0.1)  # the next day's key: today's never goes
+        await confirm(recorder, await next_archive(recorder))
+        keys = len(list((box.root / "keys").glob("*.key")))
+        erased = await recorder.custodian.erase_due("console", b"")
+        assert (erased.contents, erased.keys) == (1, 1)
+        assert len(list((box.root / "keys").glob("*.key"))) == keys - 1
+        kept = (await listed(recorder, ListRecords(query_id="Q-theirs")))[0]
+        assert (await read(recorder, kept.sequence))[0].body == b"theirs"
+        terms = {one.subsystem: one for one in await recorder.custodian.list_terms("console", b"")}
+        assert (terms[OURS].days, terms[OURS].kept, terms[PROVIDER].days, terms[PROVIDER].kept) == (5, 0, 50, 1)
+
+    assert EPOCH_S == DAY_S
+    played(box, act)
+
+
+def test_nothing_goes_whose_term_is_for_ever_or_that_no_stamp_confirms(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        await change(recorder, "", 0)
+        await append(recorder, box.appends(["Q-1"])[0])
+        box.clock.pass_s(1000 * DAY_S)
+        await confirm(recorder, await next_archive(recorder))
+        assert await erase(recorder) == 0
+        box.authority.silent = True
+        await append(recorder, box.appends(["Q-2"], received=False)[0])
+        await append(recorder, box.appends(["Q-3"], received=False)[0])
+        assert (await next_archive(recorder)).records == []
+
+    played(box, act)
+
+
+def test_an_archive_that_leaves_a_message_out_or_comes_out_of_turn_is_not_confirmed(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        for number in range(4):
+            await append(recorder, box.appends([f"Q-{number}"])[0])
+        found = await next_archive(recorder)
+        for wrong in (found.records[1:], found.records[:1] + found.records[2:], [*found.records, found.records[0]]):
+            with pytest.raises(ArchiveGapError):
+                await confirm(recorder, Archivable(wrong, found.last))
+        await confirm(recorder, found)
+        await confirm(recorder, found)  # asked again: the answer was lost
+        audits = [one for one in await recorder.list_audits("console", msgspec.msgpack.encode([50])) if one.event == "archive.confirmed"]
+        assert [one.facts["records"] for one in audits] == ["4"]
+        assert (await next_archive(recorder)).records == []
+
+    played(box, act)
+
+
+@pytest.mark.rule("IV.2.III.C")
+def test_a_subsystem_may_keep_no_bodies_then_only_digests_are_logged(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        await change(recorder, PROVIDER, 30, bodies=False)
+        one = (await append(recorder, box.appends(["Q-1"], body=b"unkept")[0])).sequence
+        two = await large(recorder, box, "Q-2", b"UNKEPT" * 30_000)
+        for sequence in (one, two):
+            content, lies = await read(recorder, sequence)
+            assert (content.body, content.body_in_descriptor, lies) == (None, False, b"")
+        assert os.listdir(box.root / "bodies") == []
+
+    played(box, act)
+
+
+@pytest.mark.parametrize(("subsystem", "days"), [("nonsense", 3), (OURS, -1), (OURS, 40_000)])
+def test_terms_that_are_none_are_refused(box: LogBox, subsystem: str, days: int) -> None:
+    async def act(recorder: Recorder) -> None:
+        with pytest.raises(TermsMalformedError):
+            await change(recorder, subsystem, days)
+        assert Terms(box.root).terms == {}
+
+    played(box, act)
+
+
+class Cut(BaseException):
+    """The machine stops here."""
+
+
+STEPS = ["write_file", "commit", "write_anew", "put_in_place", "moved", "remove_bodies", "erase", "done"]
+
+
+@pytest.mark.case("T30")
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("after", [False, True])
+def test_an_erasure_that_is_cut_off_at_any_step_loses_nothing_and_is_ended_by_the_next_start(
+    box: LogBox, step: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cutting_off(place: object, name: str) -> None:
+        real = getattr(place, name)
+
+        def cut(*values: object, **named: object) -> object:
+            done = real(*values, **named) if after else None
+            raise Cut(f"{name}: {done}")
+
+        monkeypatch.setattr(place, name, cut)
+
+    async def act(recorder: Recorder) -> None:
+        await change(recorder, OURS, 5)
+        await append(recorder, box.appends(["Q-ours"], received=False, body=b"ours")[0])
+        await until_stamped(recorder)
+        await large(recorder, box, "Q-theirs", b"theirs" * 20_000)
+        box.clock.pass_s(6 * DAY_S)
+        await asyncio.sleep(0.1)
+        await confirm(recorder, await next_archive(recorder))
+        match step:
+            case "write_file":
+                cutting_off(custodian.durable, "write_file")
+            case "commit":
+                real = recorder._commit.append
+
+                async def cut(draft: Draft) -> None:
+                    if after:
+                        await real(draft)
+                    raise Cut("append")
+
+                monkeypatch.setattr(recorder._commit, "append", cut)
+            case "moved":
+                cutting_off(recorder._follower._index, "moved")
+            case "erase":
+                cutting_off(recorder.keys, "erase")
+            case "done":
+                cutting_off(recorder.custodian, "_done")
+            case _:
+                cutting_off(cutting, step)
+        try:
+            await erase(recorder)
+        except Cut:
+            pass
+        monkeypatch.undo()
+
+    async def later(recorder: Recorder) -> None:
+        found = {one.query_id: one.sequence for one in await listed(recorder)}
+        assert set(found) == {"Q-ours", "Q-theirs"}
+        assert (await read(recorder, found["Q-theirs"]))[1] == b"theirs" * 20_000
+        try:
+            assert (await read(recorder, found["Q-ours"]))[0].body == b"ours"
+            assert await erase(recorder) == 1
+        except XacbeError:
+            assert await erase(recorder) == 0
+        with pytest.raises(RefusedError):
+            await read(recorder, found["Q-ours"])
+        assert (await read(recorder, found["Q-theirs"]))[1] == b"theirs" * 20_000
+        assert not (box.root / custodian.PENDING).exists()
+
+    played(box, act)
+    played(box, later)
+    (box.root / "index.sqlite").unlink()
+    played(box, later)
