@@ -136,6 +136,32 @@ class RecorderSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivistSettings:
+    """Where archives of the message log go, and who may open them. Without both none are made, and nothing is erased."""
+
+    directory: str = ""
+    """An absolute path, other than the log's disk: another disk, a mounted share."""
+    directory_place: str = ""
+    """The country where it is (ISO 3166-1): critical assets stay in Mexico (I.4.I, IV.2.III.D)."""
+    recipients: str = ""
+    """age recipients (`age1...`), separated by spaces: public keys."""
+    grouping: str = "none"
+    """`none`, `member` or `subsystem`: whose messages share archives and a chain."""
+    archive_bytes_max: int = 32 << 20
+    interval_s: int = 6 * 3600
+
+    def __post_init__(self) -> None:
+        if self.grouping not in ("none", "member", "subsystem"):
+            raise SettingsError("archivist.grouping: must be none, member or subsystem")
+        if self.directory and not self.directory.startswith("/"):
+            raise SettingsError("archivist.directory: must be an absolute path")
+        if self.directory and self.directory_place != "MX":
+            raise SettingsError("archivist.directory_place: must be MX, the archive stays in Mexico (rules I.4.I and IV.2.III.D)")
+        _within("archivist.archive_bytes_max", self.archive_bytes_max, 1 << 20, 1 << 30)
+        _within("archivist.interval_s", self.interval_s, 60, 7 * 86400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustAgentSettings:
     """How often trust material is fetched. Addresses come from the anchor and the global configuration."""
 
@@ -180,6 +206,7 @@ SECTIONS: dict[str, type] = {
     "recorder": RecorderSettings,
     "trust_agent": TrustAgentSettings,
     "reporter": ReporterSettings,
+    "archivist": ArchivistSettings,
     "supervisor": SupervisorSettings,
 }
 

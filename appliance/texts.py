@@ -5,6 +5,7 @@ Pure but for the chosen language, which a command sets once at start. Keys are `
 
 from __future__ import annotations
 
+from appliance.archive_texts import ARCHIVE_TEXTS
 from appliance.evidence_texts import EVIDENCE_TEXTS
 from appliance.kind_texts import KIND_TEXTS
 from appliance.log_texts import LOG_TEXTS
@@ -608,7 +609,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
 } | KIND_TEXTS
-TEXTS |= EVIDENCE_TEXTS | LOG_TEXTS
+TEXTS |= EVIDENCE_TEXTS | LOG_TEXTS | ARCHIVE_TEXTS
 
 
 def set_language(language: str) -> None:

@@ -40,7 +40,7 @@ PROCESSES: tuple[Process, ...] = (
         user_offset=1,
         writes="box",
         callers={
-            "announce": _EVERY,
+            "announce": (*_EVERY, "archivist"),
             "box_status": (CONSOLE, "reporter", "display"),
             "local_configuration": ("relay",),
             "change_clients": (CONSOLE,),
@@ -146,6 +146,13 @@ PROCESSES: tuple[Process, ...] = (
         internet=True,
         callers={"incident": _EVERY},
         memory_mib_max=64,
+    ),
+    Process(
+        name="archivist",
+        user_offset=8,
+        writes="archive",
+        callers={"run_archive": (CONSOLE,), "list_archives": (CONSOLE,)},
+        memory_mib_max=160,  # a message of 8 MiB whole in its container; larger bodies are streamed
     ),
 )
 

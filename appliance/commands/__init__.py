@@ -24,6 +24,7 @@ NOUNS = (
     "account",
     "client",
     "log",
+    "archive",
     "verify",
     "wire",
     "token",

@@ -17,15 +17,15 @@ import msgspec
 
 from appliance import durable
 from appliance.clock import iso
-from appliance.commands import log_evidence, log_notices
+from appliance.commands import log_evidence, log_notices, log_retention
 from appliance.commands.log_evidence import add_reason, moment_us
 from appliance.commands.verbs import add_verb
 from appliance.errors import RefusedError
+from appliance.messagelog.containers import container_of
 from appliance.messagelog.index import UNCONFIRMED_STATE
 from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import WAIT_S_MAX, AuditRecord, ListAudits, ListRecords, ReadRecord, RecordContent, RecordSummary
 from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
-from appliance.seal.container import Contents, write_container
 from appliance.texts import text
 from appliance.topology import CONSOLE
 
@@ -58,6 +58,7 @@ class _Read:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    log_retention.add_arguments(verbs)
     for name in ("list", "find"):  # two words for one thing
         listing = add_verb(verbs, name, "log.list")
         listing.add_argument("--id", default="", help=text("log.id"))
@@ -96,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
             return _acts(arguments)
         case "notices":
             return log_notices.run(arguments)
+        case "retention":
+            return log_retention.run(arguments)
         case "export":
             return _export(arguments)
         case _:
@@ -179,33 +182,6 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _not_stamped(record: RecordSummary) -> NotStampedYetError:
     return NotStampedYetError(text("log.not_stamped", sequence=record.sequence, state=text(f"log.state.{record.state}")))
-
-
-def container_of(content: RecordContent, body: bytes | None) -> bytes:
-    """The record as an ASiC-E container, the same bytes every time (sheet 4.9)."""
-    seal = content.seal
-    contents = Contents(
-        message=content.message,
-        signature=seal.signature,
-        chain_result=seal.chain_result,
-        chain=seal.chain,
-        stamp_token=content.stamp_token,
-        stamp_chain_result=content.ts_chain_result,
-        stamp_chain=content.ts_chain,
-        attachments=_attachments(content, body),
-    )
-    return write_container(contents, content.summary.at_us)
-
-
-def _attachments(content: RecordContent, body: bytes | None) -> list[bytes]:
-    """A REST body is the first and only attachment; the SOAP attachments lie in it one behind the other."""
-    if body is None:
-        return []
-    found, at = [], 0
-    for size in content.attachment_bytes or [len(body)]:
-        found.append(body[at : at + size])
-        at += size
-    return found
 
 
 # -- asking the recorder

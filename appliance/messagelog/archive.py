@@ -13,11 +13,12 @@ over.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 from urllib.parse import quote
 
 from appliance.clock import from_us
@@ -99,6 +100,25 @@ class Linking:
         return "".join(line + "\n" for line in self.lines).encode()
 
 
+class Hashed(io.RawIOBase):
+    """Passes on what is written, and hashes it."""
+
+    def __init__(self, output: IO[bytes], algorithm: str) -> None:
+        self._output, self._state, self.bytes = output, hashlib.new(algorithm), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._output.write(data)
+        self._state.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def digest(self) -> bytes:
+        return self._state.digest()
+
+
 class ArchiveWriter:
     """Writes one archive to a stream that need not seek. Containers in order, then `close`."""
 
@@ -107,15 +127,13 @@ class ArchiveWriter:
         self._zip = zipfile.ZipFile(output, "w", zipfile.ZIP_STORED)
         self.bytes = 0
 
-    def add(self, name: str, at_us: int, pieces: Iterator[bytes]) -> None:
-        """One container."""
-        state = hashlib.sha512()
+    def add(self, name: str, at_us: int, write: Callable[[BinaryIO], None]) -> None:
+        """One container, which `write` writes."""
         with self._zip.open(_info(name, at_us), "w", force_zip64=True) as entry:
-            for piece in pieces:
-                state.update(piece)
-                entry.write(piece)
-                self.bytes += len(piece)
-        self.linking.add(name, state.digest())
+            hashed = Hashed(entry, "sha512")
+            write(cast(BinaryIO, hashed))
+        self.bytes += hashed.bytes
+        self.linking.add(name, hashed.digest())
 
     def close(self, at_us: int) -> Link:
         """The chain's new end, still without the file's name."""

@@ -76,3 +76,18 @@ class Erased(msgspec.Struct, array_like=True):
     bodies: int
     keys: int
     bytes: int
+
+
+class MadeArchive(msgspec.Struct):
+    """One archive: its manifest in the outbox (`records`: their numbers), and a line of `list_archives` (`records`: how many)."""
+
+    group: str
+    file: str
+    sha256: str
+    digest: str
+    before: str
+    records: list[int]
+    last: int
+    bytes: int
+    at_us: int
+    targets: list[str] = []

@@ -185,7 +185,9 @@ ROWS: dict[str, Row] = {
 NEVER_OUTSIDE = (
     "anchor.",
     "announcement.",
+    "archive.",
     "attestation.",
+    "terms.",
     "broker.",
     "command.",
     "description.",

@@ -13,10 +13,10 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import IO
+from typing import IO, BinaryIO
 
 from appliance.clock import from_us
 from appliance.errors import UnverifiedError
@@ -91,6 +91,20 @@ def write_container(contents: Contents, at_us: int) -> bytes:
             info.compress_type = zipfile.ZIP_STORED if _deflates_too_well(data) else zipfile.ZIP_DEFLATED
             archive.writestr(info, data, compresslevel=6)
     return output.getvalue()
+
+
+def stream_container(output: BinaryIO, contents: Contents, at_us: int, attachments: Sequence[Iterable[bytes]]) -> None:
+    """The same container into a stream that need not seek, its attachments in pieces and not deflated; `contents` has none."""
+    moment = from_us(at_us - at_us % 2_000_000).timetuple()[:6]
+    named = replace(contents, attachments=[b""] * len(attachments))
+    with zipfile.ZipFile(output, "w") as archive:
+        archive.comment = f"mimetype={MIMETYPE}".encode()
+        for name, data in _entries(named):
+            info = zipfile.ZipInfo(name, moment)
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            with archive.open(info, "w") as entry:
+                for piece in attachments[int(name[len("attachment") :]) - 1] if _ATTACHMENT.fullmatch(name) else (data,):
+                    entry.write(piece)
 
 
 def _entries(contents: Contents) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,108 @@
+"""The archivist: final messages become encrypted archives at the targets. No network: it sees what was said.
+
+Without targets or recipients it only waits. A target that is away holds up archives, never messages; what is not archived is not erased.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from appliance.clock import SystemClock
+from appliance.errors import CorruptStateError, RefusedError, SettingsError, XacbeError
+from appliance.journal import event, start_journal
+from appliance.messagelog.archive_wire import MadeArchive
+from appliance.messagelog.archiving import Archiving, DirectoryTarget, Target
+from appliance.net.local_sockets import LocalClient, LocalServer, channel_path, inherited_sockets
+from appliance.processes.announcing import announce_forever
+from appliance.processes.running import run, until_stopped
+from appliance.settings import ArchivistSettings, load
+
+NAME = "archivist"
+RETRY_S = 300.0
+"""After a target was away, or the recorder."""
+
+
+class ArchivesOffError(RefusedError):
+    """The settings name no target or no recipient."""
+
+    kind = "archive.off"
+
+
+class Archivist:
+    """Runs by the clock and when asked; one run at a time."""
+
+    def __init__(self, state: Path, settings: ArchivistSettings, log: logging.Logger) -> None:
+        self._clock, self._settings, self._log = SystemClock(), settings, log
+        recorder = LocalClient(channel_path(state, "recorder", NAME))
+        targets: list[Target] = [DirectoryTarget(Path(settings.directory))] if settings.directory else []
+        self.on = bool(targets and settings.recipients)
+        recipients = _recipients(settings.recipients) if self.on else []
+        size = settings.archive_bytes_max
+        self.archiving = Archiving(state / "archive", recorder, targets, recipients, settings.grouping, size, self._clock, log)
+        self._running = asyncio.Lock()
+        self.failing = ""
+
+    def handlers(self) -> dict[str, Any]:
+        return {"run_archive": self.run_archive, "list_archives": self.list_archives}
+
+    async def run_archive(self, caller: str, payload: bytes) -> list[MadeArchive]:
+        if not self.on:
+            raise ArchivesOffError("no target or no recipients in the settings")
+        return await self._once()
+
+    async def list_archives(self, caller: str, payload: bytes) -> list[MadeArchive]:
+        return self.archiving.state.archives
+
+    async def _once(self) -> list[MadeArchive]:
+        async with self._running:
+            try:
+                done = await self.archiving.run_once()
+            except XacbeError as error:
+                self.failing = error.kind
+                raise
+            self.failing = ""
+            return done
+
+    async def run(self) -> None:
+        """For ever, while archives are on."""
+        while True:
+            wait_s = float(self._settings.interval_s)
+            if self.on:
+                try:
+                    await self._once()
+                except CorruptStateError:
+                    raise
+                except XacbeError as error:
+                    event(self._log, logging.WARNING, "archive.put_off", kind=error.kind, reason=str(error))
+                    wait_s = min(RETRY_S, wait_s)
+            await asyncio.sleep(wait_s)
+
+    def describe(self) -> tuple[list[str], dict[str, int], dict[str, str]]:
+        return [], {"archives": len(self.archiving.state.archives)}, {"archive": self.failing or ("on" if self.on else "off")}
+
+
+def _recipients(spelled: str) -> list[Any]:
+    """age's own recipients (`age1...`). Raises SettingsError."""
+    import pyrage
+
+    try:
+        return [pyrage.x25519.Recipient.from_str(word) for word in spelled.split()]
+    except pyrage.RecipientError as error:
+        raise SettingsError(f"archivist.recipients: {error}") from None
+
+
+async def _serve(state: Path, settings: ArchivistSettings, log: logging.Logger) -> None:
+    archivist = Archivist(state, settings, log)
+    listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
+    server = LocalServer(NAME, archivist.handlers())
+    event(log, logging.INFO, "archivist.started", on=archivist.on)
+    await until_stopped(server.serve(listeners), archivist.run(), announce_forever(state, NAME, SystemClock(), archivist.describe))
+
+
+def main(state: Path) -> int:
+    """Exit codes as `processes.running.run`; SettingsError is left to the caller."""
+    log = start_journal(NAME)
+    return run(log, _serve(state, load(state, ArchivistSettings), log))
