@@ -23,6 +23,7 @@ from typing import Protocol
 import msgspec
 
 from appliance import durable
+from appliance.access import roles
 from appliance.clock import Clock
 from appliance.errors import CorruptStateError, RefusedError, XacbeError
 from appliance.journal import event
@@ -43,12 +44,13 @@ from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft
 from appliance.messagelog.index import Index, Row
 from appliance.messagelog.index_follower import IndexFollower
+from appliance.messagelog.readers import Accounts
 from appliance.messagelog.reading import descriptor_for
 from appliance.messagelog.record import MESSAGE, SIGNATURE, AuditEntry, Record
 from appliance.messagelog.store import Store
 from appliance.messagelog.terms import Term, Terms
 from appliance.messagelog.wire import RecordContent, RecordSummary
-from appliance.net.local_sockets import Handler, Reply
+from appliance.net.local_sockets import Handler, Reply, caller_uid, caller_user
 
 LOOK_S = 3600.0
 """How often contents whose term has ended are looked for."""
@@ -84,13 +86,14 @@ class Custodian:
         commit: GroupCommit,
         keys: DataKeys,
         reads: Reads,
+        accounts: Accounts,
         clock: Clock,
         log: logging.Logger,
     ) -> None:
         """Raises TermsCorruptError."""
         self._pending = root / PENDING
         self._store, self._follower, self._commit, self._keys, self._reads = store, follower, commit, keys, reads
-        self._clock, self._log, self._disk = clock, log, OsDisk(root)
+        self._accounts, self._clock, self._log, self._disk = accounts, clock, log, OsDisk(root)
         self.terms = Terms(root)
         self._erasing = asyncio.Lock()
 
@@ -178,11 +181,12 @@ class Custodian:
         return found
 
     async def change_term(self, caller: str, payload: bytes) -> None:
-        """Audited before it is in force. Raises TermsMalformedError, log.full."""
+        """By root or an administrator; audited before it is in force. Raises RoleMissingError, TermsMalformedError, log.full."""
         wanted = msgspec.msgpack.decode(payload, type=ChangeTerm)
+        roles.check_change(caller_user(), caller_uid(), await self._accounts())
         term = None if wanted.days is None else Term(wanted.days, wanted.bodies)
         self.terms.check(wanted.subsystem, term)
-        facts = {"subsystem": wanted.subsystem, "days": str(wanted.days), "bodies": str(wanted.bodies)}
+        facts = {"by": caller_user(), "subsystem": wanted.subsystem, "days": str(wanted.days), "bodies": str(wanted.bodies)}
         await self._commit.append(Draft(AuditEntry("retention.changed", caller, facts), audit=True))
         self.terms.put(wanted.subsystem, term)
 

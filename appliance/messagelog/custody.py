@@ -96,7 +96,7 @@ class Custody:
         begin = max(after, min(groups.values(), default=0))
         marks = ",".join("?" * len(groups))
         rows = self._connection.execute(
-            f"SELECT sequence, grp, final FROM custody WHERE sequence > ? AND grp IN ({marks}) ORDER BY sequence",  # noqa: S608  marks only
+            f"SELECT sequence, grp, final FROM custody WHERE sequence > ? AND grp IN ({marks}) ORDER BY sequence",  # noqa: S608  # nosec B608
             (begin, *groups),
         )
         for sequence, number, final in rows:

@@ -243,7 +243,7 @@ class Index:
         places = [(offset, sequence) for sequence, offset in offsets]
         with self._connection as connection:
             for table in ("message", "signature", "stamp"):
-                connection.executemany(f"UPDATE {table} SET offset = ? WHERE sequence = ?", places)  # noqa: S608  the three names above
+                connection.executemany(f"UPDATE {table} SET offset = ? WHERE sequence = ?", places)  # noqa: S608  # nosec B608
 
     # -- questions
 
@@ -327,7 +327,7 @@ class Index:
     def offset(self, sequence: int) -> int | None:
         """Where a message or a signature lies in its segment; None for other records."""
         for table in ("message", "signature"):
-            row = self._connection.execute(f"SELECT offset FROM {table} WHERE sequence = ?", (sequence,)).fetchone()  # noqa: S608  ours
+            row = self._connection.execute(f"SELECT offset FROM {table} WHERE sequence = ?", (sequence,)).fetchone()  # noqa: S608  # nosec B608
             if row is not None:
                 return int(row[0])
         return None

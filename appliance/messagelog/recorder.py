@@ -139,7 +139,7 @@ class Recorder:
         self.reading = ReadingService(
             readers, self._reader, self.store, self.tree, self._follower, self.checkpoints, self.keys, self._disk, stop
         )
-        self.custodian = Custodian(root, self.store, self._follower, self._commit, self.keys, self.reading, clock, log)
+        self.custodian = Custodian(root, self.store, self._follower, self._commit, self.keys, self.reading, accounts, clock, log)
         self.custodian.finish_pending(index)
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.growth = Growth()

@@ -16,8 +16,9 @@ import msgspec
 
 from appliance.commands.log import container_of
 from appliance.errors import XacbeError
+from appliance.messagelog.entries import begins_us, ends_us
 from appliance.messagelog.index import _STATES
-from appliance.messagelog.recorder import Recorder, begins_us, ends_us
+from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import PATIENCE_S, Ticked, Waiting
 from appliance.messagelog.wire import Append, Appended, ListRecords, Seal
 from appliance.seal.verify import verify_container

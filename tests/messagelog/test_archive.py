@@ -28,7 +28,7 @@ from appliance.messagelog.recorder import Recorder
 from appliance.seal.verify import verify_container
 from appliance.settings import ArchivistSettings
 from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append
-from tests.messagelog.test_retention import Cut, large
+from tests.messagelog.test_retention import Cut, confirmed, large
 from tests.seal.workshop import NOON_US, known
 from tests.vectors import VECTORS, needs_vectors
 
@@ -143,7 +143,7 @@ def test_every_message_is_in_one_archive_as_a_container_that_verifies(box: LogBo
                 for name in archive.namelist()[:-1]:
                     report = verify_container(archive.read(name), known(box.workshop), None)
                     assert report.verdict == "valid", (name, report.reason)
-        audits = [one for one in await recorder.list_audits("console", msgspec.msgpack.encode([99])) if one.event == "archive.confirmed"]
+        audits = await confirmed(recorder)
         assert [one.facts["sha256"] for one in reversed(audits)] == [one.sha256 for one in made]
 
     played(box, act)
@@ -237,7 +237,7 @@ def test_an_archivist_that_dies_at_any_step_loses_no_message_and_forks_no_chain(
         assert [name.split("-")[1] for name in names] == ["0", "1", "2", "3"]
         assert sorted(one.name for one in place.iterdir()) == sorted(one.file for one in second.state.archives)
         assert os.listdir(place.parent / "archive" / "outbox") == []
-        audits = [one for one in await recorder.list_audits("console", msgspec.msgpack.encode([99])) if one.event == "archive.confirmed"]
+        audits = await confirmed(recorder)
         assert sorted(one.facts["file"] for one in audits) == sorted(one.file for one in second.state.archives)
 
     played(box, act)

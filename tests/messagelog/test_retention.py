@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appliance.access.roles import RoleMissingError
 from appliance.errors import RefusedError, XacbeError
 from appliance.messagelog import custodian, cutting, data_keys
 from appliance.messagelog.archive_wire import Archivable, ChangeTerm, ConfirmArchive, ListArchivable
@@ -18,7 +19,8 @@ from appliance.messagelog.data_keys import EPOCH_S
 from appliance.messagelog.groups import Draft
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.terms import Terms, TermsMalformedError
-from appliance.messagelog.wire import BodyFile, ListRecords, OpenBody
+from appliance.messagelog.wire import AuditRecord, BodyFile, ListRecords, OpenBody
+from appliance.net.local_sockets import called_by
 from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, read, until_stamped, written
 from tests.messagelog.test_sealing import disk
 
@@ -55,7 +57,15 @@ async def confirm(recorder: Recorder, found: Archivable, group: str = "") -> Non
 
 
 async def change(recorder: Recorder, subsystem: str, days: int | None, bodies: bool = True) -> None:
-    await recorder.custodian.change_term("console", msgspec.msgpack.encode(ChangeTerm(subsystem, days, bodies)))
+    with called_by(0):
+        await recorder.custodian.change_term("console", msgspec.msgpack.encode(ChangeTerm(subsystem, days, bodies)))
+
+
+async def confirmed(recorder: Recorder) -> list[AuditRecord]:
+    """What the audit log says of archives, newest first."""
+    with called_by(os.getuid()):
+        found = await recorder.reading.list_audits("console", msgspec.msgpack.encode([99]))
+    return [one for one in found if one.event == "archive.confirmed"]
 
 
 async def large(recorder: Recorder, box: LogBox, query_id: str, body: bytes) -> int:
@@ -156,7 +166,7 @@ def test_an_archive_that_leaves_a_message_out_or_comes_out_of_turn_is_not_confir
                 await confirm(recorder, Archivable(wrong, found.last))
         await confirm(recorder, found)
         await confirm(recorder, found)  # asked again: the answer was lost
-        audits = [one for one in await recorder.list_audits("console", msgspec.msgpack.encode([50])) if one.event == "archive.confirmed"]
+        audits = await confirmed(recorder)
         assert [one.facts["records"] for one in audits] == ["4"]
         assert (await next_archive(recorder)).records == []
 
@@ -173,6 +183,15 @@ def test_a_subsystem_may_keep_no_bodies_then_only_digests_are_logged(box: LogBox
             content, lies = await read(recorder, sequence)
             assert (content.body, content.body_in_descriptor, lies) == (None, False, b"")
         assert os.listdir(box.root / "bodies") == []
+
+    played(box, act)
+
+
+def test_terms_are_changed_by_root_or_an_administrator_only(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        with called_by(12345), pytest.raises(RoleMissingError):
+            await recorder.custodian.change_term("console", msgspec.msgpack.encode(ChangeTerm("", 1)))
+        assert Terms(box.root).terms == {}
 
     played(box, act)
 
