@@ -41,6 +41,8 @@ _VERSION = re.compile(r"r[0-9]")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
+"""A header of a head: _NAME, a colon, and no _CONTROL."""
 _STATUS = re.compile(rb"[2-5][0-9]{2}")
 """A final status: an informational one would make our client read the next answer where the body of this one is."""
 
@@ -352,7 +354,10 @@ def _optional(facts: dict[bytes, bytes], name: bytes) -> str | None:
 
 
 def _header(line: bytes) -> Header:
-    name, colon, value = line.partition(b":")
+    found = _LINE.fullmatch(line)
+    if found is not None and found[1].lower() not in NEVER_TRAVEL:
+        return found[1], found[2]
+    name, colon, value = line.partition(b":")  # what is wrong with it, by name
     if not colon:
         raise HeadMalformedError("a line without a colon")
     if name.lower() in NEVER_TRAVEL:
