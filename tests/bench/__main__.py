@@ -47,6 +47,7 @@ def main() -> int:
     directory = options.directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = {name: part for name, part in results.items() if name in PARTS}
     for name in options.parts or PARTS:
         part = importlib.import_module(f"tests.bench.{PARTS[name]}")
         began = time.monotonic()

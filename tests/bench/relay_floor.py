@@ -32,7 +32,7 @@ from tests.net import pki
 
 COUNTER, UPSTREAM, NGINX, OURS = 15910, 15911, 15912, 15913
 CONNECTIONS, SECONDS = 64, 2
-RATIO_WANTED = 1.8
+RATIO_WANTED = 2.0
 _DROPPED = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding"})
 
 _NGINX = """
