@@ -6,6 +6,7 @@
     memory    PSS idle and under load, also within 512 MB; start to serving; an idle TLS peer
     log       durable records a second beside a bare writer; look-up and start-up of a large log
     floor     the relay alone, without evidence, beside nginx
+    stamp     what a time-stamping authority that takes 50 ms costs
 
 Prints a table and writes `build/bench.json`; parts that were not run keep what an earlier run found. Goals: `tests/bench/README.md`.
 """
@@ -21,7 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-PARTS = {"exchange": "exchange", "slow": "slow_tokens", "bulk": "bulk", "memory": "memory", "log": "log", "floor": "relay_floor"}
+PARTS = {
+    "exchange": "exchange",
+    "slow": "slow_tokens",
+    "bulk": "bulk",
+    "memory": "memory",
+    "log": "log",
+    "floor": "relay_floor",
+    "stamp": "stamp",
+}
 """Part -> module here, with `run(options, directory)` and `print_table(found)`."""
 RESULTS = Path("build/bench.json")
 
@@ -34,7 +43,7 @@ def main() -> int:
     parser.add_argument("--token", default="software", choices=("software", "softhsm", "swtpm"), help="exchange, bulk, memory")
     parser.add_argument("--messages", type=int, default=2000, help="exchange: in each round")
     parser.add_argument("--rounds", type=int, default=5, help="exchange, bulk, log, floor")
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[16, 64, 256], help="exchange")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[16, 64, 256], help="exchange, stamp")
     parser.add_argument("--body", type=int, nargs="+", default=[1024, 10240], help="exchange: bytes of the request's body")
     parser.add_argument("--sign-ms", type=float, nargs="+", default=[20, 35, 70, 100, 170, 600], help="slow: time of one signature")
     parser.add_argument("--slow-in-flight", type=int, nargs="+", default=[1, 16, 64, 256], help="slow")
