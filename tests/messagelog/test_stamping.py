@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -127,6 +127,43 @@ def test_own_messages_are_asked_for_again_after_a_failure_as_received_ones_are()
     talk.say(Ticked(), COMPANY_S)
     assert talk.say(StampFailed("process.away")) == []
     assert talk.say(Ticked(), RETRY_S_MIN) == [RequestStamp((leaf(waiting(1)),))]
+
+
+@pytest.mark.rule("IV.3.V")
+@pytest.mark.case("T19", "T39")
+def test_a_stamp_confirms_only_what_lies_within_eight_hours_of_it() -> None:
+    talk = Talk()
+    talk.say(GraceKnown(4 * HOUR_US))
+    gone, good, early = waiting(1, ends_us=NOW_US - HOUR_US), waiting(2), replace(waiting(3), begins_us=NOW_US + HOUR_US)
+    talk.say(Logged(gone, False))
+    talk.say(Logged(good, False))
+    talk.say(Logged(early, False))
+    talk.stamps._requested, talk.stamps._leaves = (gone, good, early), (leaf(gone), leaf(good), leaf(early))
+
+    effects = talk.say(Stamped(REPLY, b"r"))
+
+    assert effects[0] == WriteStamp(REPLY, b"r", (leaf(gone), leaf(good), leaf(early)), (2,))
+    assert effects[1] == WriteUnconfirmed((1,), ())
+    assert talk.stamps.waiting == 1
+
+
+@pytest.mark.rule("IV.3.V", "IV.3.VI")
+def test_the_grace_ends_where_the_oldest_unstamped_record_can_no_longer_be_stamped() -> None:
+    talk = Talk()
+    talk.say(GraceKnown(4 * HOUR_US))
+    talk.log(replace(waiting(1, ends_us=NOW_US + HOUR_US), own=True), answered=False)
+    talk.say(Ticked(), COMPANY_S)
+    talk.say(StampFailed(SILENT))
+    talk.log(waiting(2))
+    talk.say(Ticked(), PATIENCE_S)
+    talk.say(StampFailed(SILENT))
+    assert talk.stamps.grace_ends_us(NOW_US) == NOW_US + HOUR_US
+
+    later = [*talk.say(Ticked(), 3600), *talk.say(StampFailed(SILENT)), *talk.say(Ticked())]
+    (lost,) = [each for each in later if isinstance(each, WriteUnconfirmed)]
+    assert (1 in lost.messages, lost.own) == (True, (1,))
+    talk.say(StampFailed(SILENT))
+    assert not any(isinstance(effect, WriteOutage) and effect.provisional for effect in talk.log(waiting(3)))
 
 
 @pytest.mark.case("T39")
