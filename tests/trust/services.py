@@ -33,6 +33,8 @@ class Services:
     tsa_up: bool = True
     first_tsa: str = "up"
     """`up`, `silent` (takes the connection, never answers) or `wrong` (a stamp over something else)."""
+    first_responder: str = ""
+    """`down`, `silent`, `forging`: a responder that is listed before the good one; empty: there is none."""
     revoked: bool = False
     with_nonce: bool = True
     leaves: list[Holder] = field(default_factory=list)
@@ -53,13 +55,17 @@ class Services:
 
     def directory(self) -> Directory:
         tsas = [(f"TSA {number}", self.url(f"/tsa{number}"), holder) for number, holder in enumerate(self.tsas, 1)]
-        shared = Shared(ca=self.ca, tsas=tsas, ocsp_urls=(self.url("/ocsp"),), freshness=self.freshness)
+        shared = Shared(ca=self.ca, tsas=tsas, ocsp_urls=self._responders(), freshness=self.freshness)
         return Directory(
             signer=self.signer,
             parts={"SHARED-PARAMETERS": shared.xml(), "PRIVATE-PARAMETERS": centre.private()},
             expires=datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self.validity_s),  # noqa: TID251  a real server's clock
             generated=f"202611231200{self.generation:02d}000000000",
         )
+
+    def _responders(self) -> tuple[str, ...]:
+        first = (self.url("/first"),) if self.first_responder else ()
+        return (*first, self.url("/ocsp"))
 
     def get(self, path: str) -> tuple[int, bytes]:
         if not self.configuration_up:
@@ -71,6 +77,10 @@ class Services:
         return (404, b"") if content is None else (200, content)
 
     def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        if path == "/first":
+            if self.first_responder == "silent":
+                self.stop.wait(20)
+            return (503, b"") if self.first_responder == "down" else (200, self._ocsp(body, real("O=Falso,CN=CA")))
         if path == "/ocsp":
             return (200, self._ocsp(body)) if self.ocsp_up else (503, b"")
         number = int(path[-1])
@@ -80,14 +90,14 @@ class Services:
             return 503, b""
         return 200, self._stamp(body, number)
 
-    def _ocsp(self, body: bytes) -> bytes:
+    def _ocsp(self, body: bytes, signer: Holder | None = None) -> bytes:
         request = x509_ocsp.load_der_ocsp_request(body)
         leaf = next(one for one in self.leaves if one.certificate.serial_number == request.serial_number)
         now = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self.ahead_s - self.ocsp_produced_ago_s)  # noqa: TID251  a real server's clock
         status = x509_ocsp.OCSPCertStatus.REVOKED if self.revoked else x509_ocsp.OCSPCertStatus.GOOD
         nonces = [extension.value.nonce for extension in request.extensions] if self.with_nonce else []
         statement = Statement(leaf, self.ca, status, now, now + timedelta(hours=9))
-        return pki.ocsp_response(statement, self.ca, nonce=nonces[0] if nonces else None, produced=now)
+        return pki.ocsp_response(statement, signer or self.ca, nonce=nonces[0] if nonces else None, produced=now)
 
     def _now(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self.ahead_s)  # noqa: TID251  a real server's clock

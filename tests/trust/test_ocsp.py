@@ -71,6 +71,7 @@ CASES: list[tuple[str, Callable[[], bytes], str]] = [
     ("without next update", lambda: ocsp_response(Statement(LEAF, CA, next_update=None), CA), "good"),
     ("from the future, as X-Road accepts", lambda: ocsp_response(Statement(LEAF, CA, this_update=NOW + seconds(7200)), CA), "good"),
     ("produced in the future", lambda: ocsp_response(ABOUT, CA, produced=NOW + seconds(60)), "good"),
+    ("produced before it knew, as X-Road accepts", lambda: ocsp_response(ABOUT, CA, produced=NOW - seconds(60)), "good"),
     ("at the edge of freshness", lambda: ocsp_response(Statement(LEAF, CA, this_update=NOW - seconds(3600)), CA), "good"),
     ("good twice about us", lambda: two_answers(ABOUT, ABOUT), "good"),
     ("ours first, another's after", lambda: two_answers(ABOUT, Statement(NEIGHBOUR, CA, REVOKED)), "good"),

@@ -460,3 +460,18 @@ def test_signed_times_tell_how_far_the_clock_is_off_and_survive_a_restart(enroll
 
     services.ahead_s, services.ocsp_up = 0, True
     until(lambda: abs(offset_s(enrolled) or 99) < 3, 30)
+
+
+@pytest.mark.case("T18", "T38")
+@pytest.mark.parametrize("fault", ["down", "forging"])
+def test_the_next_responder_is_asked_where_the_first_one_fails(agent: Agent, services: Services, fault: str) -> None:
+    services.first_responder = fault
+    leaf = real("C=QROO-TEST,O=GOB,CN=SSP", services.ca)
+    services.leaves.append(leaf)
+    agent.signer.records = [KeyRecord("seal/GOB/SSP", "seal", "EC-P256", b"", [leaf.der], 0)]
+    agent.install(services.anchor())
+
+    assert until(lambda: agent.evidence().evidence)
+
+    health = {one.url.rpartition("/")[2]: one for one in agent.status().services if one.name == "ocsp"}
+    assert (bool(health["first"].error), health["ocsp"].error) == (True, "")
