@@ -182,6 +182,6 @@ async def until_stamped(recorder: Recorder) -> None:
     async with asyncio.timeout(10):
         while recorder.stamper.stamps.waiting or recorder.stamper.last_stamp_us is None:
             if isinstance(recorder._clock, StillClock):
-                recorder._clock.s += 0.1  # own records leave the authority to others for a second
+                recorder._clock.s += 0.1  # own records wait for company
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)  # the STAMP record itself
