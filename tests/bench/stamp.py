@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.lab import keeper, layout, network
-from tests.bench.load import Outcome, work
+from tests.bench.load import Connections, Outcome
 
 BASE = "127.0.61"
 BEHIND_PORT = 8898
@@ -128,19 +128,24 @@ def _measured(lab: dict[str, Any], proxy: Proxy, in_flight: int, messages: int, 
         f"POST /r1/{service}/bytes HTTP/1.1\r\nHost: {host}\r\nX-Road-Client: {client}\r\nContent-Type: application/octet-stream\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
-    asyncio.run(work(host, 8443, context, request, min(messages, 4 * in_flight), in_flight))
+    count = max(in_flight * 4, min(messages, in_flight * 20))  # with a handful in flight fewer messages say the same
     seen: dict[float, list[Outcome]] = {0.0: [], DELAY_S: []}
     stamps = 0
-    for _ in range(rounds):
-        for delay_s, outcomes in seen.items():
-            proxy.delay_s, before = delay_s, proxy.answers
-            # with a handful in flight the waiting is all there is: fewer messages say the same
-            count = max(in_flight * 4, min(messages, in_flight * 40))
-            outcome = asyncio.run(work(host, 8443, context, request, count, in_flight))
-            if outcome.statuses.get(200, 0) + outcome.statuses.get(201, 0) != count:
-                raise SystemExit(f"not every request succeeded: {outcome.statuses}")
-            outcomes.append(outcome)
-            stamps += (proxy.answers - before) if delay_s else 0
+
+    async def play() -> None:
+        nonlocal stamps
+        async with Connections(host, 8443, context, in_flight) as exchanges:
+            await exchanges.work(request, min(count, 4 * in_flight))
+            for _ in range(rounds):
+                for delay_s, outcomes in seen.items():
+                    proxy.delay_s, before = delay_s, proxy.answers
+                    outcome = await exchanges.work(request, count)
+                    if outcome.succeeded != count:
+                        raise SystemExit(f"not every request succeeded: {outcome.statuses}")
+                    outcomes.append(outcome)
+                    stamps += (proxy.answers - before) if delay_s else 0
+
+    asyncio.run(play())
     per_second = [statistics.median(sum(one.statuses.values()) / one.seconds for one in outcomes) for outcomes in seen.values()]
     p50 = [statistics.median(one.percentile(0.5) for one in outcomes) for outcomes in seen.values()]
     exchanges = sum(sum(one.statuses.values()) for one in seen[DELAY_S])
