@@ -47,6 +47,8 @@ _ENCRYPTED, _DESCRIPTOR, _UNREADABLE, _UTF8_NAME = 0x01, 0x08, 0x60, 0x800
 _ZIP64_FIELD = 1
 _LOCAL = struct.Struct("<4sHHHIIIIHH")
 """Mark, version, flags, method, time and date, check sum, packed size, size, lengths of name and extra field."""
+_LISTED_BYTES, _LENGTHS_AT = 46, 28
+"""An entry in the directory without its variable parts, and where the lengths of name, extra field and comment stand in it."""
 _END = struct.Struct("<4sHHHHIIH")
 """Mark, four counts of disks and entries, size and place of the directory, length of the comment."""
 _ZIP_YEAR_MIN, _ZIP_YEAR_MAX = 1980, 2107
@@ -289,6 +291,11 @@ def _check_end(data: bytes, archive: zipfile.ZipFile, entries: Sequence[zipfile.
     said = (mark, disk, first, here, count, start, start + size, comment_bytes)
     if said != (b"PK\5\6", 0, 0, len(entries), len(entries), archive.start_dir, end, len(archive.comment)):
         raise ContainerError("bytes behind the end of the archive, or a directory that does not lie where the archive says")
+    at = start
+    for _ in entries:  # by the lengths that stand there: zipfile takes a last comment that is shorter than it says
+        at += _LISTED_BYTES + sum(struct.unpack_from("<HHH", data, at + _LENGTHS_AT)) if at + _LISTED_BYTES <= end else 0
+    if at != end:
+        raise ContainerError("the directory is cut off")
     if any(_has_wide_sizes(entry.extra) for entry in entries):
         raise ContainerError("ZIP64 has no place in a container")
 

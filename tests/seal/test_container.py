@@ -231,6 +231,11 @@ def _with_bytes_behind_a_stream(_: bytes) -> bytes:
     return data
 
 
+def _with_a_longer_comment(data: bytes) -> bytes:
+    at = data.rindex(b"PK\x01\x02") + 32
+    return data[:at] + b"\x01\x00" + data[at + 2 :]
+
+
 TWO_READINGS: dict[str, Callable[[bytes], bytes]] = {
     "another name in the local header": lambda data: _in_local_header(data, b"readme.txt", 30, b"message.xm"),
     "another size in the local header": lambda data: _in_local_header(data, b"readme.txt", 22, b"\x07\x00\x00\x00"),
@@ -240,6 +245,7 @@ TWO_READINGS: dict[str, Callable[[bytes], bytes]] = {
     "a comment cut short": lambda data: data[:-2] + b"\x09\x00",
     "bytes between directory and end record": lambda data: data[:-22] + b"\x00" * 4 + data[-22:],
     "fewer entries than the directory has": lambda data: data[:-14] + b"\x03\x00\x03\x00" + data[-10:],
+    "a last entry whose comment is longer than the directory": _with_a_longer_comment,
     "bytes behind a stream's end": _with_bytes_behind_a_stream,
 }
 
