@@ -35,7 +35,11 @@ app.add_typer(certificate_app, name="certificate")
 app.add_typer(member_app, name="member")
 app.add_typer(tpm_commands.tpm_app, name="tpm")
 
-BESIDE = {"lab": ("provisioning.lab.commands", "lab_app"), "fleet": ("provisioning.fleet.commands", "fleet_app")}
+BESIDE = {
+    "log": ("provisioning.fleet.log_commands", "log_app"),
+    "lab": ("provisioning.lab.commands", "lab_app"),
+    "fleet": ("provisioning.fleet.commands", "fleet_app"),
+}
 BESIDE |= {noun: ("provisioning.agreements", f"{noun}_app") for noun in ("federation", "group", "monitoring")}
 """Nouns with a module of their own, imported only when they are called: the services need nothing of the laboratory."""
 

@@ -24,6 +24,12 @@ COUNTERS_MAX = 150
 PROCESSES_MAX = 32
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z0-9_]{1,40}){0,3}")
 _WORD = re.compile(r"-?[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
+_CHECKPOINT = re.compile(
+    r"xacbe\.log/[!-~]{1,1000}\n[0-9]{1,19}\n[A-Za-z0-9+/]{43}=\nat [0-9]{1,19}\n(counter [0-9]{1,19}\n)?"
+    r"\n(\u2014 xacbe\.log/[!-~]{1,1000} [A-Za-z0-9+/=]{1,1000}\n){1,16}"
+)
+_PROOF = re.compile(r"[0-9]{1,19}( [A-Za-z0-9+/]{43}=){0,128}")
+"""What CEIQROO keeps of the message log: a signed root and hashes, nothing that was said (`messagelog.checkpoint`)."""
 PROCESS_STATES = frozenset({"serving", "waiting", "silent"})
 TOKEN_STATES = frozenset({"ready", "locked", "absent", "pin_rejected", "pin_locked", "uninitialised"})
 FACTS = frozenset({"clock", "clock_offset_ms", "connections", "exchanges_running", "generation", "keys", "log", "repaired_bytes", "token"})
@@ -131,6 +137,8 @@ def _log(log: LogStatus | None, now_us: int) -> dict[str, Figure]:
         "Log/Waiting for stamp": log.waiting_for_stamp,
         "Log/Oldest waiting s": _age(now_us, log.oldest_waiting_us),
         "Stamp/Age s": _age(now_us, log.last_stamp_us),
+        "Log/Checkpoint": log.checkpoint if _CHECKPOINT.fullmatch(log.checkpoint) else "",
+        "Log/Checkpoint proof": log.checkpoint_proof if _PROOF.fullmatch(log.checkpoint_proof) else "",
         "Log/Notices due": log.notices_due,
     }
 

@@ -14,7 +14,7 @@ from appliance.errors import CorruptStateError
 from appliance.messagelog import merkle
 from appliance.messagelog.checkpoint import Checkpoint, CheckpointInvalidError, read_checkpoint
 from appliance.messagelog.groups import Written
-from appliance.messagelog.merkle import GrowingTree, Tile
+from appliance.messagelog.merkle import GrowingTree, Tile, proof_text
 from appliance.messagelog.recovery import Start
 from appliance.messagelog.store import Store
 from appliance.messagelog.tiles import Place, TileFiles, TileMissingError
@@ -49,6 +49,8 @@ class LogTree:
         self.noted: Checkpoint | None = None
         """The newest checkpoint beside the tiles: the log must still contain it."""
         self.note, self.certificate = b"", b""
+        self.proof = ""
+        """That the newest checkpoint's tree begins with the one before (`merkle.proof_text`); empty after a start."""
         self._place: Place | None = None
         found = files.checkpoint()
         if found is not None:
@@ -168,8 +170,10 @@ class LogTree:
     def signed(self, note: bytes, certificate: bytes, frozen: Frozen) -> None:
         """A checkpoint over the frozen tree is durable in the log."""
         place = Place(frozen.size, frozen.offset, certificate)
+        older = self.noted
         self._files.write_checkpoint(note, place)
         self._know(note, place)
+        self.proof = "" if older is None else proof_text(older.size, self.consistency(older.size, frozen.size))
 
     # -- proofs, of the noted checkpoint
 

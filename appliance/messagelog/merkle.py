@@ -7,6 +7,8 @@ A tree that grows keeps only what its rightmost tiles hold: at most 255 hashes a
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -196,6 +198,23 @@ def consistency_proof(older: int, newer: int, hash_of: RangeHash) -> list[bytes]
     if not whole:
         proof.append(hash_of(first, end))
     return proof[::-1]
+
+
+def proof_text(older: int, proof: Sequence[bytes]) -> str:
+    """A consistency proof as one line: the older size, then its hashes."""
+    return " ".join([str(older), *(base64.b64encode(each).decode() for each in proof)])
+
+
+def read_proof(text: str) -> tuple[int, list[bytes]]:
+    """Raises ProofInvalidError."""
+    older, *hashes = text.split(" ")
+    try:
+        proof = [base64.b64decode(each, validate=True) for each in hashes]
+    except binascii.Error:
+        raise ProofInvalidError("no proof") from None
+    if not (older.isascii() and older.isdecimal()) or len(older) > 19 or len(proof) > PROOF_HASHES_MAX:
+        raise ProofInvalidError("no proof")
+    return int(older), proof
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> None:

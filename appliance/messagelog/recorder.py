@@ -375,6 +375,7 @@ class Recorder:
             repaired_bytes=store.repaired_bytes,
             state="open" if room else "full",
             checkpoint=self.tree.note.decode(),
+            checkpoint_proof=self.tree.proof,
             outage_since_us=stamps.outage_since_us,
             grace_ends_us=stamps.grace_ends_us(now.us),
             full_us=self.growth.full_us(now, room),

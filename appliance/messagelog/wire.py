@@ -299,6 +299,8 @@ class LogStatus(msgspec.Struct, array_like=True):
     """`open`, `full`."""
     checkpoint: str = ""
     """The newest signed checkpoint (`messagelog.checkpoint`); empty before the first."""
+    checkpoint_proof: str = ""
+    """That it continues the one before (`merkle.proof_text`); empty where that is not known any more."""
     outage_since_us: int | None = None
     """Since when every time-stamping authority is silent; None: they answer."""
     grace_ends_us: int | None = None

@@ -39,7 +39,7 @@ def watch_command(
     """Muestra cada caja en vivo; la que muere se pone roja enseguida."""
     set_language("en" if language == "en" else "es")
     try:
-        access, known = _access(directory, broker, ca, cert, key)
+        access, known = broker_access(directory, broker, ca, cert, key)
         watch(access, known, as_json=as_json, seconds=seconds or (SNAPSHOT_S if as_json else 0.0))
     except XacbeError as error:
         typer.echo(refusal(error.kind, str(error)), err=True)
@@ -48,7 +48,9 @@ def watch_command(
         raise typer.Exit(0) from None
 
 
-def _access(directory: Path | None, broker: str, ca: Path | None, cert: Path | None, key: Path | None) -> tuple[BrokerAccess, list[str]]:
+def broker_access(
+    directory: Path | None, broker: str, ca: Path | None, cert: Path | None, key: Path | None
+) -> tuple[BrokerAccess, list[str]]:
     """From the laboratory's lab.json or from the options. Raises SettingsError."""
     if directory is not None:
         return _of_laboratory(directory)

@@ -8,6 +8,7 @@ import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -55,6 +56,14 @@ class BrokerAccess:
     key: Path
 
 
+class Hears(Protocol):
+    """What messages are for: the view of the fleet, the witness of the logs."""
+
+    def take(self, topic_text: str, data: bytes, now_us: int) -> None: ...
+
+    def requests(self, now_us: int) -> list[tuple[str, bytes]]: ...
+
+
 class Listening:
     """The monitor's session with the broker: paho reconnects by itself; messages come out of a bounded queue."""
 
@@ -74,7 +83,7 @@ class Listening:
         client.loop_start()
         self._client = client
 
-    def feed(self, view: FleetView, clock: Clock, seconds: float) -> None:
+    def feed(self, view: Hears, clock: Clock, seconds: float) -> None:
         """Gives the view what arrives in that time, and sends the rebirth requests that it has."""
         ends = clock.monotonic_s() + seconds
         while (left := ends - clock.monotonic_s()) > 0:

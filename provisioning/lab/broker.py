@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,18 @@ user root
             argv=["/usr/sbin/mosquitto", "-c", str(place / "mosquitto.conf")],
             log=str(place / "mosquitto.log"),
             stop_rank=1,
-        )
+        ),
+        _witness(directory, centre, address),
     ]
+
+
+def _witness(directory: Path, centre: Centre, address: str) -> Unit:
+    """Keeps the checkpoints of the boxes' logs: `ceiqroo log witness`."""
+    told = describe(directory, centre, address)
+    files = [word for name in ("ca", "monitor_cert", "monitor_key") for word in (f"--{name.removeprefix('monitor_')}", told[name])]
+    argv = [str(Path(sys.executable).parent / "ceiqroo"), "log", "collect", str(centre.directory)]
+    argv += ["--broker", f"{told['host']}:{told['port']}", *files]
+    return Unit(name="ceiqroo.witness", argv=argv, log=str(directory / "witness.log"), stop_rank=1)
 
 
 def describe(directory: Path, centre: Centre, address: str) -> dict[str, Any]:
