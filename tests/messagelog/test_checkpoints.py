@@ -69,7 +69,7 @@ def test_a_checkpoint_is_over_every_record_before_it_signed_linked_and_stamped(t
         tree = merkle.GrowingTree()
         tree.extend(links(recorder, said.size))
         assert said.root == tree.root()
-        assert any(isinstance(each, StampEntry) and place in each.messages and place in each.signatures for each in found)
+        await until(lambda: any(isinstance(e, StampEntry) and place in e.messages and place in e.signatures for e in entries(recorder)))
         assert recorder.status().checkpoint.encode() == made.note
 
     played(LogBox(tmp_path), act)
