@@ -83,7 +83,7 @@ class Checkpoints:
         self._interval_s, self._records_max = interval_s, records_max
         self._on_written, self._on_rolled_back = on_written, on_rolled_back
         self._news = 0 if tree.noted is not None else 1
-        self._due_s = clock.monotonic_s()
+        self._due_s = clock.monotonic_s() + interval_s
         self._not_before_s = float("-inf")
         self._turn = asyncio.Lock()
         self._certificate = tree.certificate

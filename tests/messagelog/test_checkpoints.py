@@ -113,6 +113,7 @@ def test_while_the_token_is_away_the_log_goes_on_and_the_checkpoint_comes_later(
     async def act(recorder: Recorder, box: LogBox) -> None:
         box.signer.away = True
         await exchange(recorder, box)
+        box.clock.pass_s(61)
         await until(lambda: recorder.checkpoints.failed == 1)
         assert recorder.status().checkpoint == ""
 
