@@ -7,7 +7,6 @@ the same document by POST at the address that its client row names. A box that i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,9 +14,11 @@ import msgspec
 
 from appliance.clock import iso
 from appliance.errors import PeerProtocolError, RefusedError
+from appliance.exchange.built_in import Asked, BuiltIn, BuiltIns, rest_answer
 from appliance.exchange.ports import Body, SystemAnswer
-from appliance.messagelog.wire import NoticeItem
+from appliance.messagelog.wire import NOTICE_CODE, NoticeItem
 from appliance.model.identifiers import ClientId
+from appliance.net.message_protocol import METHODS, RestRequest
 
 WITHDRAWAL, REASON, RULE = "withdrawal", "seal.unconfirmed", "IV.3.VI"
 CONTENT_TYPE = (b"Content-Type", b"application/json")
@@ -93,6 +94,15 @@ def read(body: Body | None) -> list[NoticeItem]:
     return [NoticeItem(0, "theirs", one.id, one.request_id, one.direction, "", one.client, one.service, 0, 0) for one in notice.messages]
 
 
+def built_in(desk: NoticeDesk) -> BuiltIns:
+    """The service that takes notices. Any registered party may ask: it can withdraw its own messages only, by the seal of the notice."""
+
+    async def take(request: RestRequest, asked: Asked) -> SystemAnswer:
+        return await answered(request.client, request.service.provider, asked.sealed.body, desk)
+
+    return {NOTICE_CODE: BuiltIn(rest=take, methods=METHODS)}
+
+
 async def answered(sender: ClientId, receiver: ClientId, body: Body | None, desk: NoticeDesk) -> SystemAnswer:
     """What the box itself answers to a notice: how many of the messages it knows, in JSON. Raises UnavailableError leaves."""
     try:
@@ -105,5 +115,4 @@ async def answered(sender: ClientId, receiver: ClientId, body: Body | None, desk
 
 
 def _answer(status: int, reason: bytes, said: dict[str, str | int]) -> SystemAnswer:
-    content = msgspec.json.encode(said)
-    return SystemAnswer(status, reason, [CONTENT_TYPE], Body(len(content), hashlib.sha512(content).digest(), inline=content))
+    return rest_answer(msgspec.json.encode(said), CONTENT_TYPE[1], status, reason)

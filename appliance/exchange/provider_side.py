@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from appliance.access.rights import Service
 from appliance.clock import Clock
 from appliance.errors import PeerProtocolError
-from appliance.exchange import dialects, notices
+from appliance.exchange import built_in, dialects
+from appliance.exchange.built_in import Asked, BuiltIn, BuiltIns
 from appliance.exchange.dialects import Request
 from appliance.exchange.evidence import check_delivery, verified
 from appliance.exchange.local_view import LocalView
@@ -20,7 +21,7 @@ from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.ports import Body, Log, Sealed, SealedSource, Sealer, System, SystemAnswer, Trust, sealed_parts
 from appliance.exchange.records import record_of
 from appliance.exchange.routing import ProviderUnknownError, ServerUnsuitableError, is_registered
-from appliance.messagelog.wire import NOTICE_CODE, PROVIDER, REQUEST, RESPONSE
+from appliance.messagelog.wire import PROVIDER, REQUEST, RESPONSE
 from appliance.model.identifiers import IdentifierError, ServerId
 from appliance.net import message_protocol, soap_protocol
 from appliance.net.message_protocol import RestRequest
@@ -49,10 +50,10 @@ class ProviderSide:
         sealer: Sealer,
         log: Log,
         system: System,
-        notices: notices.NoticeDesk,
+        built_ins: BuiltIns,
     ) -> None:
         self._server, self._clock, self._trust, self._peers = server, clock, trust, peers
-        self._sealer, self._log, self._system, self._notices = sealer, log, system, notices
+        self._sealer, self._log, self._system, self._built_ins = sealer, log, system, built_ins
 
     async def answer(self, request: Request, peer: Peer, local: Callable[[], LocalView], source: SealedSource) -> Sealed:
         """One exchange from a request's head to a sealed answer that may be sent. Raises leaves of every family.
@@ -70,13 +71,11 @@ class ProviderSide:
         check_delivery(sealed.seal, appended)
         service = self._admit(request, peer, local())
         # (7) now the information system may see it
-        if service is None:
-            head, body = await self._take_notice(request, sealed, peer.request_id)
-            framing = None
-        elif isinstance(request, SoapRequest):
-            head, body, framing = await self._ask_soap(request, service, sealed)
+        asked = Asked(sealed, local())
+        if isinstance(request, SoapRequest):
+            head, body, framing = await self._ask_soap(request, service, asked)
         else:
-            head, body = await self._ask_rest(request, service, sealed, peer.request_id)
+            head, body = await self._ask_rest(request, service, asked, peer.request_id)
             framing = None
         # (8) its answer is sealed, (9) durable, and only then sent
         seal = await self._sealer.seal(request.service.provider.member, sealed_parts(message_protocol.digest_of(head), body))
@@ -84,8 +83,8 @@ class ProviderSide:
         await self._log.append(record_of(request, answer, side=PROVIDER, direction=RESPONSE, received=False))
         return answer
 
-    def _admit(self, request: Request, peer: Peer, local: LocalView) -> Service | None:
-        """The service that may be called now; None: a withdrawal notice, which the box itself takes from any registered party.
+    def _admit(self, request: Request, peer: Peer, local: LocalView) -> Service | BuiltIn:
+        """The service that may be called now, or who answers it in the box itself.
 
         The connection's certificate is registered for a server of the client, issued by an approved CA and good; the provider is ours; the
         client has the right; the service is switched on.
@@ -96,26 +95,31 @@ class ProviderSide:
             raise ProviderUnknownError(f"{request.service.provider} is not a registered client of this box")
         if isinstance(request, SoapRequest) and request.security_server not in (None, self._server):
             raise ServerUnsuitableError(f"the message is for {request.security_server}")  # REST names it to the client's box only
-        if isinstance(request, RestRequest) and request.service.code == NOTICE_CODE:
-            return None
+        ours = built_in.find(self._built_ins, request)
+        if ours is not None:
+            ours.admit(request, local)
+            return ours
         return dialects.service_for(request, local)
 
-    async def _ask_rest(self, request: RestRequest, service: Service, asked: Sealed, request_id: str) -> tuple[bytes, Body | None]:
-        """The head and body of our system's answer."""
-        body = asked.body if message_protocol.forwards_body(request.method) else None
-        answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
-        return _rest_answer(request, answered, asked, request_id)
+    async def _ask_rest(self, request: RestRequest, service: Service | BuiltIn, asked: Asked, request_id: str) -> tuple[bytes, Body | None]:
+        """The head and body of our system's answer, or of our own."""
+        if not isinstance(service, BuiltIn):
+            body = asked.sealed.body if message_protocol.forwards_body(request.method) else None
+            answered = await self._system.call(service, request.method, request.service_target, request.headers, body)
+        elif service.rest is not None:
+            answered = await service.rest(request, asked)
+        else:
+            raise RuntimeError("a built-in service of the other protocol")
+        return _rest_answer(request, answered, asked.sealed, request_id)
 
-    async def _take_notice(self, request: Request, asked: Sealed, request_id: str) -> tuple[bytes, Body | None]:
-        """The head and body of our own answer to a withdrawal notice."""
-        if not isinstance(request, RestRequest):
-            raise RuntimeError("a withdrawal notice is a REST message")
-        answered = await notices.answered(request.client, request.service.provider, asked.body, self._notices)
-        return _rest_answer(request, answered, asked, request_id)
-
-    async def _ask_soap(self, request: SoapRequest, service: Service, asked: Sealed) -> tuple[bytes, Body | None, SoapFraming]:
-        """Our system's answer with the request's hash in it. What does not answer this very request is never sealed."""
-        answered = await self._system.ask(service, asked)
+    async def _ask_soap(self, request: SoapRequest, service: Service | BuiltIn, asked: Asked) -> tuple[bytes, Body | None, SoapFraming]:
+        """Our system's answer, or our own, with the request's hash in it. What does not answer this very request is never sealed."""
+        if not isinstance(service, BuiltIn):
+            answered = await self._system.ask(service, asked.sealed)
+        elif service.soap is not None:
+            answered = await service.soap(request, asked)
+        else:
+            raise RuntimeError("a built-in service of the other protocol")
         try:
             soap_protocol.check_response(soap_protocol.parse_response(answered.head), request, hashed=False)
             head = soap_protocol.with_request_hash(answered.head, request)

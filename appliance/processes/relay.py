@@ -19,6 +19,7 @@ import uvloop
 from appliance import settings
 from appliance.clock import Clock, SystemClock
 from appliance.errors import XacbeError
+from appliance.exchange import notices
 from appliance.exchange.client_side import ClientSide
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.provider_side import ProviderSide
@@ -106,7 +107,8 @@ class Relay:
         self.dialers = (dialer, system_dialer)
         system = SystemCaller(system_dialer, store, None, relay.system_ca_file)
         client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
-        provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system, Desk(recorder))
+        built_ins = notices.built_in(Desk(recorder))
+        provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system, built_ins)
         self.courier = NoticeCourier(box.instance, recorder, client_side, system, self.local.view, log)
         self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gates, self.counters)
         self.peer_front = PeerFront(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from appliance.access.rights import HTTP, Client, Right, Service
+from appliance.exchange import notices
 from appliance.exchange.client_side import Arrival, ClientSide, Delivery
 from appliance.exchange.dialects import Request
 from appliance.exchange.local_view import LocalView
@@ -69,7 +70,7 @@ class TwoBoxes:
             self.provider_sealer,
             self.provider_log,
             self.system,
-            self.desk,
+            notices.built_in(self.desk),
         )
         self.shown_by = asker
         """Whose authentication certificate is on the connection."""
