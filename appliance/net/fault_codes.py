@@ -183,6 +183,7 @@ ROWS: dict[str, Row] = {
 }
 
 NEVER_OUTSIDE = (
+    "access.role_missing",
     "anchor.",
     "announcement.",
     "archive.",
@@ -190,10 +191,18 @@ NEVER_OUTSIDE = (
     "terms.",
     "broker.",
     "command.",
+    "configuration.authorities_unreadable",
     "description.",
     "enrolment.",
     "fetch.",
     "local.",
+    "log.checkpoint_",
+    "log.no_trust",
+    "log.not_checkpointed",
+    "log.proof_invalid",
+    "log.reason_missing",
+    "log.report_too_large",
+    "log.tile_missing",
     "notice.",
     "outbox.",
     "sparkplug.",
