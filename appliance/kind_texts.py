@@ -31,6 +31,12 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
         "el sistema de información no mostró el certificado debido",
         "the information system did not show the certificate it must",
     ),
+    "kind.metadata.request": ("la pregunta no dice de qué servicio habla", "the question does not say of which service it speaks"),
+    "kind.metadata.no_description": ("el servicio no tiene descripción de ese tipo", "the service has no description of this kind"),
+    "kind.metadata.description_away": (
+        "la copia de la descripción falta o no es la aceptada",
+        "the copy of the description is missing or not the accepted one",
+    ),
     "kind.description.malformed": ("la descripción (OpenAPI o WSDL) no sirve", "the description (OpenAPI or WSDL) is of no use"),
     "kind.access.service_type": (
         "el servicio es del otro protocolo: REST o SOAP",

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 from urllib.parse import urlsplit
 
-from appliance.access.rights import OPENAPI3, Service
+import msgspec
+
+from appliance.access.rights import OPENAPI3, RightsTable, Service
 from appliance.errors import RefusedError
 from appliance.model.identifiers import ClientId, ServiceId
 
@@ -31,7 +33,11 @@ RESERVED_CODES = (
 ENDPOINTS_MAX = 2000
 """Operations of one description; a frame with all of them stays below 200 KiB."""
 
-_NAMESPACES = 'xmlns:xrd="http://x-road.eu/xsd/xroad.xsd" xmlns:id="http://x-road.eu/xsd/identifiers"'
+XROAD = "http://x-road.eu/xsd/xroad.xsd"
+IDENTIFIERS = "http://x-road.eu/xsd/identifiers"
+_NAMESPACES = f'xmlns:xrd="{XROAD}" xmlns:id="{IDENTIFIERS}"'
+TAGS = ("xRoadInstance", "memberClass", "memberCode", "subsystemCode")
+"""Names of a client's parts in XML, in the protocol's order."""
 _TEMPLATE = re.compile(r"\{[^{}/]*\}")
 
 
@@ -54,8 +60,14 @@ def client_list_xml(members: Mapping[ClientId, str], instance: str) -> bytes:
 
 
 def method_list_json(services: Iterable[Service]) -> bytes:
-    """listMethods, and allowedMethods where the caller filtered with RightsTable.may_use_any."""
+    """listMethods, and allowedMethods where the caller filtered with `allowed_services`."""
     return _json({"service": [_service(service) for service in services]})
+
+
+def allowed_services(services: Iterable[Service], rights: RightsTable, client: ClientId) -> list[Service]:
+    """What allowedMethods tells this client: services of which it may use anything, with the endpoints that it may use."""
+    allowed = [service for service in services if rights.may_use_any(client, service.id)]
+    return [msgspec.structs.replace(service, endpoints=rights.endpoints(client, service)) for service in allowed]
 
 
 def parse_description(document: bytes) -> dict[str, Any]:
@@ -128,8 +140,7 @@ def _service(service: Service) -> dict[str, object]:
 
 
 def _member_xml(client: ClientId, members: Mapping[ClientId, str]) -> str:
-    tags: Sequence[str] = ("xRoadInstance", "memberClass", "memberCode", "subsystemCode")
-    parts = "".join(f"<id:{tag}>{escape(part)}</id:{tag}>" for tag, part in zip(tags, client.parts, strict=False))
+    parts = "".join(f"<id:{tag}>{escape(part)}</id:{tag}>" for tag, part in zip(TAGS, client.parts, strict=False))
     names = _names(client, members)
     name = f"<xrd:name>{escape(names['name'])}</xrd:name>"
     if "subsystem_name" in names:

@@ -127,11 +127,12 @@ def decide(
 class _Grant:
     """What one subject may do with one service."""
 
-    __slots__ = ("allowed", "endpoints", "whole")
+    __slots__ = ("allowed", "endpoints", "named", "whole")
 
     def __init__(self, subject: str) -> None:
         self.allowed = Decision(True, subject)
         self.whole = False
+        self.named: list[tuple[str, str]] = []
         self.endpoints: list[tuple[str, Callable[[str], bool]]] = []
 
     def add(self, right: Right) -> None:
@@ -139,6 +140,7 @@ class _Grant:
         if method == ANY_METHOD and right.path == ANY_PATH:
             self.whole = True
         else:
+            self.named.append((method, right.path))
             self.endpoints.append((method, paths.compiled(right.path)))
 
     def covers(self, method: str, path: str) -> bool:
@@ -201,6 +203,15 @@ class RightsTable:
     def may_use_any(self, client: ClientId, service_id: str) -> bool:
         """Whether any endpoint is allowed: what allowedMethods lists."""
         return bool(self._grants(service_id, client))
+
+    def endpoints(self, client: ClientId, service: Service) -> tuple[tuple[str, str], ...]:
+        """(method, path glob) of what the client may call: of the service's own endpoints those that a right covers, and those that a right
+        alone names. Rights to the whole service name none.
+        """
+        found = self._grants(service.id, client)
+        covered = [one for one in service.endpoints if any(grant.covers(*one) for grant in found)]
+        named = {one for grant in found for one in grant.named}
+        return (*covered, *sorted(named.difference(service.endpoints)))
 
     def _grants(self, service_id: str, client: ClientId) -> list[_Grant]:
         service = self._services.get(service_id)

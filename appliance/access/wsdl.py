@@ -13,6 +13,8 @@ from appliance.access.descriptions import Operation
 from appliance.model.xml_input import XmlRefusedError, parse_xml
 
 WSDL_BYTES_MAX = 2 << 20
+PUBLIC_ADDRESS = "http://example.org/xroad-endpoint"
+"""X-Road's word for: ask through your own security server."""
 _WSDL, _SOAP = "{http://schemas.xmlsoap.org/wsdl/}", "{http://schemas.xmlsoap.org/wsdl/soap/}"
 _VERSION = "{http://x-road.eu/xsd/xroad.xsd}version"
 
@@ -41,6 +43,18 @@ def operations_of(document: bytes) -> tuple[Operation, ...]:
     if len(found) > ENDPOINTS_MAX:
         raise DescriptionError(f"{len(found)} operations, at most {ENDPOINTS_MAX}")
     return tuple(found[key] for key in sorted(found))
+
+
+def rewritten(document: bytes) -> bytes:
+    """getWsdl: every address of a port becomes PUBLIC_ADDRESS, so that no internal one is told (sheet 2.7). Raises DescriptionError."""
+    try:
+        root = parse_xml(document, bytes_max=WSDL_BYTES_MAX)
+    except XmlRefusedError as error:
+        raise DescriptionError(f"the WSDL cannot be read: {error}") from None
+    for address in root.iterfind(f"{_WSDL}service/{_WSDL}port/{{*}}address"):
+        address.set("location", PUBLIC_ADDRESS)
+    written: bytes = etree.tostring(root, encoding="UTF-8", xml_declaration=True)
+    return written
 
 
 def _operations(binding: etree._Element, address: str) -> list[Operation]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
+from appliance.access.catalogue import IDENTIFIERS, XROAD
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.ports import Attachment, Body, Sealed, SoapAnswer, SystemAnswer
 from appliance.model.xml_input import parse_known
@@ -22,8 +23,6 @@ from appliance.net.soap_reader import SOAP_BYTES_MAX
 
 Request = RestRequest | SoapRequest
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
-XROAD = "http://x-road.eu/xsd/xroad.xsd"
-IDENTIFIERS = "http://x-road.eu/xsd/identifiers"
 GET = frozenset({"GET"})
 _PLAIN = b"text/xml; charset=UTF-8"
 _RELATED = b'multipart/related; type="text/xml"; boundary="related"'
@@ -55,8 +54,9 @@ class BuiltIn:
     """Who may ask; asked before the body is received and again after every wait. Raises access.* leaves."""
 
     def takes(self, request: Request) -> bool:
+        """Whatever the version: X-Road's own examples name one for getWsdl."""
         if isinstance(request, SoapRequest):
-            return self.soap is not None and request.service.version is None
+            return self.soap is not None
         return self.rest is not None and request.method in self.methods
 
 

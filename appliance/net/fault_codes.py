@@ -82,6 +82,10 @@ ROWS: dict[str, Row] = {
     "xml.refused": Row("invalid_xml", "the XML is not well-formed or uses what is not allowed"),
     "message.replayed": Row("invalid_message", "this very message came before"),
     "relay.unsupported": Row("invalid_message"),
+    # metadata services
+    "metadata.request": Row("invalid_message"),
+    "metadata.no_description": Row(INTERNAL, "the service has no description of this kind"),
+    "metadata.description_away": Row(INTERNAL, "the description of the service cannot be read"),
     # connections: to the other box, to the service, from the information system
     "peer.address_full": _NEIGHBOUR_AWAY,
     "peer.certificate_refused": Row("ssl_authentication_failed", "the authentication certificate of the security server is not acceptable"),

@@ -21,6 +21,7 @@ from appliance.clock import Clock, SystemClock
 from appliance.errors import XacbeError
 from appliance.exchange import notices
 from appliance.exchange.client_side import ClientSide
+from appliance.exchange.metadata import Metadata
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.provider_side import ProviderSide
 from appliance.hsm.client import SignerClient
@@ -41,6 +42,7 @@ from appliance.relay.bodies import BodyStore
 from appliance.relay.client_front import ClientFront
 from appliance.relay.contexts import Contexts
 from appliance.relay.gates import Gates
+from appliance.relay.kept_descriptions import KeptDescriptions
 from appliance.relay.local_follow import LocalFollow
 from appliance.relay.notice_courier import Desk, NoticeCourier
 from appliance.relay.ocsp_front import OcspFront
@@ -107,7 +109,7 @@ class Relay:
         self.dialers = (dialer, system_dialer)
         system = SystemCaller(system_dialer, store, None, relay.system_ca_file)
         client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
-        built_ins = notices.built_in(Desk(recorder))
+        built_ins = {**notices.built_in(Desk(recorder)), **Metadata(KeptDescriptions(state)).built_in()}
         provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system, built_ins)
         self.courier = NoticeCourier(box.instance, recorder, client_side, system, self.local.view, log)
         self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gates, self.counters)

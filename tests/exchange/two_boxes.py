@@ -12,6 +12,7 @@ from appliance.exchange import notices
 from appliance.exchange.client_side import Arrival, ClientSide, Delivery
 from appliance.exchange.dialects import Request
 from appliance.exchange.local_view import LocalView
+from appliance.exchange.metadata import Metadata
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.ports import Sealed, SystemAnswer, sealed_parts
 from appliance.exchange.provider_side import Peer, ProviderSide
@@ -62,6 +63,8 @@ class TwoBoxes:
         self.rights = [Right(str(network.service), str(asker.client)), Right(str(network.closed_service), str(network.third.client))]
         self.services = [Service(str(network.service), "http://127.0.0.1"), Service(str(network.closed_service), "http://127.0.0.1")]
         self.desk = RecordingDesk()
+        self.documents: dict[str, bytes] = {}
+        """Descriptions that the provider's box keeps, by digest."""
         self.provider_side = ProviderSide(
             provider.server,
             self.clock,
@@ -70,7 +73,7 @@ class TwoBoxes:
             self.provider_sealer,
             self.provider_log,
             self.system,
-            notices.built_in(self.desk),
+            {**notices.built_in(self.desk), **Metadata(self).built_in()},
         )
         self.shown_by = asker
         """Whose authentication certificate is on the connection."""
@@ -81,6 +84,10 @@ class TwoBoxes:
     @property
     def provider_local(self) -> LocalView:
         return LocalView(LocalConfiguration(1, [], self.services, self.rights), {})
+
+    async def read(self, service: Service) -> bytes:
+        """The port `Descriptions`."""
+        return self.documents[service.document]
 
     def key(self, institution: Institution) -> SealKey:
         authority, certificate = self.network.authority, institution.seal
