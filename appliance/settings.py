@@ -129,8 +129,11 @@ class RecorderSettings:
     """A signed checkpoint at the latest so long after a record: what nobody else knows of yet could be cut off the log's end unseen."""
     checkpoint_records: int = 20_000
     """Or after so many records."""
+    operations_bytes_max: int = 256 << 20
+    """Operational records, compressed: some millions, for seven days at most; the oldest go first."""
 
     def __post_init__(self) -> None:
+        _within("recorder.operations_bytes_max", self.operations_bytes_max, 1 << 20, 64 << 30)
         _within("recorder.checkpoint_s", self.checkpoint_s, 1, 3600)
         _within("recorder.checkpoint_records", self.checkpoint_records, 100, 1_000_000)
 

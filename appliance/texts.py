@@ -9,6 +9,7 @@ from appliance.archive_texts import ARCHIVE_TEXTS
 from appliance.evidence_texts import EVIDENCE_TEXTS
 from appliance.kind_texts import KIND_TEXTS
 from appliance.log_texts import LOG_TEXTS
+from appliance.monitoring_texts import MONITORING_TEXTS
 
 _LANGUAGES = ("es", "en")
 _chosen = 0
@@ -609,7 +610,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
 } | KIND_TEXTS
-TEXTS |= EVIDENCE_TEXTS | LOG_TEXTS | ARCHIVE_TEXTS
+TEXTS |= EVIDENCE_TEXTS | LOG_TEXTS | ARCHIVE_TEXTS | MONITORING_TEXTS
 
 
 def set_language(language: str) -> None:

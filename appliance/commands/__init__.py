@@ -24,6 +24,7 @@ NOUNS = (
     "account",
     "client",
     "log",
+    "operational",
     "archive",
     "verify",
     "wire",

@@ -176,6 +176,15 @@ class DataKeys:
             raise LogKeyAbsentError("the log's keys wait for the token")
         return tag_of(self._tags, kind, text)
 
+    def derived(self, purpose: bytes) -> bytes:
+        """A key of 256 bits for something else that lies beside the log. Raises LogKeyAbsentError.
+
+        From the tag key, which the token wraps: it lasts as long as that does, and costs the token nothing more.
+        """
+        if self._tags is None:
+            raise LogKeyAbsentError("the log's keys wait for the token")
+        return hashlib.blake2b(purpose, key=self._tags, digest_size=KEY_BYTES, person=b"derived").digest()
+
     # -- reading
 
     async def epoch(self, number: int) -> Epoch:

@@ -32,6 +32,7 @@ from appliance.messagelog.growth import Growth
 from appliance.messagelog.index import Index
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.log_tree import LogTree
+from appliance.messagelog.monitoring import Monitoring
 from appliance.messagelog.notices import Notices
 from appliance.messagelog.readers import Accounts, Readers
 from appliance.messagelog.reading import Reader
@@ -142,6 +143,7 @@ class Recorder:
         self.custodian = Custodian(root, self.store, self._follower, self._commit, self.keys, self.reading, accounts, clock, log)
         self.custodian.finish_pending(index)
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
+        self.monitoring = Monitoring(root, settings.operations_bytes_max, self.keys, clock, self.store.room, log)
         self.growth = Growth()
         self.stamper.last_stamp_us = newest_stamp
         self.appended = self.refused = 0
@@ -178,6 +180,7 @@ class Recorder:
             **self.reading.handlers(),
             **notices,
             **self.custodian.handlers(),
+            **self.monitoring.handlers(),
         }
 
     async def run(self) -> None:
@@ -217,6 +220,7 @@ class Recorder:
         await self._follower.close()
         for executor in (self._index_thread, self._bodies_thread):
             executor.shutdown()
+        self.monitoring.close()
         self._bodies.close()
         self.store.close()
 

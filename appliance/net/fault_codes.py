@@ -140,6 +140,10 @@ ROWS: dict[str, Row] = {
     "record.broken_link": _UNLOGGED,
     "record.seal_broken": _UNLOGGED,
     "record.body_seal_broken": _UNLOGGED,
+    # operational monitoring (sheet 8.3)
+    "operations.away": Row("opmonitor.service_failed", "operational records cannot be read now"),
+    "operations.invalid_request": Row("invalid_request"),
+    "operations.too_large": Row("opmonitor.service_failed", "there are too many records in one second"),
     # the token
     "token.absent": Row("hsm_non_operational", _NOT_SIGNING),
     "token.busy": _UNSEALED,

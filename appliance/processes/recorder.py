@@ -177,6 +177,8 @@ def _describe(recorder: Recorder, grace: Grace, server: LocalServer) -> tuple[li
         "checkpoints": recorder.checkpoints.made,
         "checkpoints.failed": recorder.checkpoints.failed,
         "audit": server.counts.get("audit", 0),
+        "operations.taken": recorder.monitoring.taken,
+        "operations.dropped": recorder.monitoring.dropped,
     }
     facts = {
         "log": status.state,

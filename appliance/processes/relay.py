@@ -7,6 +7,7 @@ Kill it at any moment: what it had not acknowledged is known to the log or to no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import signal
@@ -44,6 +45,7 @@ from appliance.relay.contexts import Contexts
 from appliance.relay.gates import Gates
 from appliance.relay.kept_descriptions import KeptDescriptions
 from appliance.relay.local_follow import LocalFollow
+from appliance.relay.monitoring import Monitoring, internal_address
 from appliance.relay.notice_courier import Desk, NoticeCourier
 from appliance.relay.ocsp_front import OcspFront
 from appliance.relay.peer_front import PeerFront
@@ -112,10 +114,11 @@ class Relay:
         built_ins = {**notices.built_in(Desk(recorder)), **Metadata(KeptDescriptions(state)).built_in()}
         provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system, built_ins)
         self.courier = NoticeCourier(box.instance, recorder, client_side, system, self.local.view, log)
-        self.client_front = ClientFront(box.instance, client_side, store, self.local.view, self.refusals, self.gates, self.counters)
-        self.peer_front = PeerFront(
-            provider_side, self.trust, self.peers, store, self.local.view, self.refusals, self.gates, self.counters, relay.body_bytes_max
-        )
+        bound = relay.client_http.rpartition(":")[0]
+        self.monitor = Monitoring(server, clock, self.trust, recorder, lambda: internal_address(bound))
+        common = (store, self.local.view, self.refusals, self.gates, self.counters, self.monitor)
+        self.client_front = ClientFront(box.instance, client_side, *common)
+        self.peer_front = PeerFront(provider_side, self.trust, self.peers, *common, relay.body_bytes_max)
         self.ocsp_front = OcspFront(self.trust)
         self.listeners: list[Listener] = []
         self._open: list[asyncio.Task[None]] = []
@@ -126,6 +129,7 @@ class Relay:
         for part in follow:
             self._group.create_task(part)
         self._group.create_task(self.courier.run())
+        self._group.create_task(self.monitor.run())
         limits, for_systems = _limits(self._settings), _limits(self._settings, absolute_targets=True)
         plain = Listener(
             sockets["tcp.client_http"],
@@ -166,6 +170,8 @@ class Relay:
         for listener in self.listeners:
             listener.stop()
         await asyncio.wait(self._open, timeout=STOP_S_MAX + 0.5)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.monitor.send(), STOP_S_MAX)
         for dialer in self.dialers:
             await dialer.close()
 
@@ -194,6 +200,8 @@ class Relay:
         for listener in self.listeners:
             for kind, count in listener.refusals.items():
                 counters[kind] = counters.get(kind, 0) + count
+        if self.monitor.dropped:
+            counters["operations.dropped"] = self.monitor.dropped
         counters |= {"seal.signatures": self.sealing.signatures, "seal.messages": self.sealing.messages}
         facts = {
             "exchanges_running": str(self.gates.running),

@@ -17,6 +17,7 @@ from appliance.exchange.client_side import Arrival, ClientSide, Delivery
 from appliance.exchange.dialects import BODILESS
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.ports import Body
+from appliance.messagelog.operations_wire import CONSUMER
 from appliance.model.identifiers import IdentifierError
 from appliance.net import faults, http1, transport_envelope
 from appliance.net.connection import ServerConnection
@@ -27,9 +28,11 @@ from appliance.net.multipart import make_boundary
 from appliance.net.soap_mime import SoapReader, related
 from appliance.net.soap_protocol import SoapContentTypeError, SoapFraming, SoapRequest, parse_request
 from appliance.net.transport_parts import TransportLimits
+from appliance.relay import monitoring
 from appliance.relay.bodies import BodyStore
 from appliance.relay.gates import Gates, Passage
 from appliance.relay.incoming import IncomingSoap
+from appliance.relay.monitoring import Course, Monitoring
 from appliance.relay.outgoing import Outgoing
 from appliance.relay.refusals import Refusals, let_go
 
@@ -62,6 +65,7 @@ class _SoapSource:
     async def receive(self) -> Body | None:
         with _at_fault():
             body = await self._message.rest()
+        monitoring.took(body)
         self.received = True
         self._passage.complete()
         return body
@@ -96,6 +100,7 @@ class _Source:
             expected = self._head.body_bytes if self._head.body_bytes > 0 else None
             body = await self._store.receive(self._connection.next_chunk, expected)
             self.received = True
+        monitoring.took(body)
         self._passage.complete()
         return body
 
@@ -112,8 +117,9 @@ class ClientFront:
         refusals: Refusals,
         gates: Gates,
         counters: Counter[str],
+        monitor: Monitoring,
     ) -> None:
-        self._limits = TransportLimits(body_bytes_max=store.body_bytes_max)
+        self._limits, self._monitor = TransportLimits(body_bytes_max=store.body_bytes_max), monitor
         self._instance, self._side, self._store, self._local = instance, side, store, local
         self._refusals, self._gates, self._counters = refusals, gates, counters
 
@@ -132,17 +138,20 @@ class ClientFront:
         passage: Passage | None = None
         source: _Source | _SoapSource | None = None
         begun = False
+        course = self._monitor.begin()
+        course.request_id = request_id
         rest = _REST.match(head.target) is not None
         try:
             passage = self._gates.arrive(address)
             if rest:
                 source = _Source(connection, head, self._store, passage)
-                delivery = await self._exchange(connection, head, source, request_id, facts)
+                delivery = await self._exchange(connection, head, source, course, facts)
             else:
                 with _at_fault():
                     source = _SoapSource(connection, head, self._store, passage, self._limits)
                     request = await source.request(request_id)
-                delivery = await self._exchange_soap(connection, request, source, facts)
+                delivery = await self._exchange_soap(connection, request, source, course, facts)
+            course.answers(delivery.response.head, delivery.body)
             self._counters["exchange.answered"] += 1
             begun = True
             await self._deliver(connection, head, delivery)
@@ -156,25 +165,27 @@ class ClientFront:
                 return False
             keep = source is not None and source.received and head.keep_alive
             if rest:
-                return await self._refuse(connection, head, error, request_id, facts, keep=keep)
-            return await self._refuse_soap(connection, error, request_id, facts, keep=keep)
+                return await self._refuse(connection, head, error, course, facts, keep=keep)
+            return await self._refuse_soap(connection, error, course, facts, keep=keep)
         finally:
+            self._monitor.end(course, CONSUMER)
             if passage is not None:
                 passage.leave()
 
     async def _exchange(
-        self, connection: ServerConnection, head: RequestHead, source: _Source, request_id: str, facts: dict[str, str]
+        self, connection: ServerConnection, head: RequestHead, source: _Source, course: Course, facts: dict[str, str]
     ) -> Delivery:
-        request = request_from_system(
-            head.method, head.target, head.headers, request_id=request_id, generated_id=f"{self._instance}-{uuid.uuid4()}"
-        )
+        generated_id = f"{self._instance}-{uuid.uuid4()}"
+        request = request_from_system(head.method, head.target, head.headers, request_id=course.request_id, generated_id=generated_id)
+        course.request = request
         facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
         arrival = Arrival(connection.peer.tls, connection.peer.certificate)
         return await self._side.answer(request, arrival, self._local, source)
 
     async def _exchange_soap(
-        self, connection: ServerConnection, request: SoapRequest, source: _SoapSource, facts: dict[str, str]
+        self, connection: ServerConnection, request: SoapRequest, source: _SoapSource, course: Course, facts: dict[str, str]
     ) -> Delivery:
+        course.request = request
         facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
         arrival = Arrival(connection.peer.tls, connection.peer.certificate)
         return await self._side.answer(request, arrival, self._local, source)
@@ -219,22 +230,23 @@ class ClientFront:
         await connection.drain()
 
     async def _refuse(
-        self, connection: ServerConnection, head: RequestHead, error: Exception, request_id: str, facts: dict[str, str], *, keep: bool
+        self, connection: ServerConnection, head: RequestHead, error: Exception, course: Course, facts: dict[str, str], *, keep: bool
     ) -> bool:
-        fault = await self._refusals.fault(error, faults.CLIENT_SIDE, request_id, facts)
+        fault = course.fault = await self._refusals.fault(error, faults.CLIENT_SIDE, course.request_id, facts)
         _write_fault(connection, head, fault, keep)
         await connection.drain()
         return keep
 
     async def _refuse_soap(
-        self, connection: ServerConnection, error: Exception, request_id: str, facts: dict[str, str], *, keep: bool
+        self, connection: ServerConnection, error: Exception, course: Course, facts: dict[str, str], *, keep: bool
     ) -> bool:
         """Status 200 whatever happened (sheet 2.6)."""
         where = faults.CLIENT_SIDE
         if isinstance(error, _SoapRequestError):
             let_go(error)
             where, error = faults.SOAP_REQUEST, error.error
-        fault = faults.soap_fault(await self._refusals.fault(error, where, request_id, facts, soap=True))
+        course.fault = await self._refusals.fault(error, where, course.request_id, facts, soap=True)
+        fault = faults.soap_fault(course.fault)
         headers = [*transport_envelope.fault_headers(), (b"Content-Length", b"%d" % len(fault))]
         if not keep:
             headers.append((b"Connection", b"close"))

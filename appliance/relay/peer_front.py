@@ -14,6 +14,7 @@ from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerNotRegisteredError, PeerTrust
 from appliance.exchange.ports import Sealed, Trust
 from appliance.exchange.provider_side import Peer, ProviderSide
+from appliance.messagelog.operations_wire import PRODUCER
 from appliance.net import faults, http1, transport_envelope, transport_protocol
 from appliance.net.connection import ServerConnection
 from appliance.net.http1 import RequestHead
@@ -21,9 +22,11 @@ from appliance.net.message_protocol import RestRequest, parse_head
 from appliance.net.soap_protocol import SoapFraming, parse_request
 from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, SOAP, HeadPart, TransportLimits, UnexpectedPartError
 from appliance.net.transport_protocol import TransportReader
+from appliance.relay import monitoring
 from appliance.relay.bodies import BodyStore
 from appliance.relay.gates import Gates, Passage
 from appliance.relay.incoming import IncomingMessage
+from appliance.relay.monitoring import Course, Monitoring
 from appliance.relay.outgoing import Outgoing
 from appliance.relay.refusals import Refusals, let_go
 
@@ -42,6 +45,7 @@ class _Incoming:
 
     async def receive(self) -> Sealed:
         sealed = await self._message.rest()
+        monitoring.took(sealed.body)
         self.received = True
         self._passage.complete()
         return sealed
@@ -60,23 +64,25 @@ class PeerFront:
         refusals: Refusals,
         gates: Gates,
         counters: Counter[str],
+        monitor: Monitoring,
         body_bytes_max: int,
     ) -> None:
         self._side, self._trust, self._peers, self._store, self._local = side, trust, peers, store, local
-        self._refusals, self._gates, self._counters = refusals, gates, counters
+        self._refusals, self._gates, self._counters, self._monitor = refusals, gates, counters, monitor
         self._limits = TransportLimits(body_bytes_max=body_bytes_max)
 
     async def serve(self, connection: ServerConnection) -> None:
         """A box that CEIQROO did not register is turned away with a fault; a registered one is answered message after message."""
         certificate = connection.peer.certificate or b""
+        theirs = ""
         try:
-            self._peers.check_registered(certificate, *self._trust.instances())
+            theirs = self._peers.check_registered(certificate, *self._trust.instances()).address
         except XacbeError as error:
             if isinstance(error, PeerNotRegisteredError):
                 await self._turn_away(connection, error, certificate)
                 return  # otherwise there is no valid configuration: each message is told so
         while (head := await connection.request()) is not None:
-            if not await self._answer(connection, head, certificate) or not head.keep_alive:
+            if not await self._answer(connection, head, certificate, theirs) or not head.keep_alive:
                 connection.close()
                 return
 
@@ -93,21 +99,24 @@ class PeerFront:
             await connection.drain()
         connection.close()
 
-    async def _answer(self, connection: ServerConnection, head: RequestHead, certificate: bytes) -> bool:
+    async def _answer(self, connection: ServerConnection, head: RequestHead, certificate: bytes, theirs: str) -> bool:
         address = connection.peer.address
         facts = {"from": address}
         passage: Passage | None = None
         source: _Incoming | None = None
-        request_id, begun, soap = "", False, False
+        begun, soap = False, False
+        course = self._monitor.begin()
+        course.other_address = theirs
         try:
             passage = self._gates.arrive(address)
             envelope = transport_envelope.check_request(head.method, head.headers)
-            request_id = envelope.request_id
+            course.request_id = envelope.request_id
             soap = not envelope.rest
             reader = TransportReader(envelope.boundary, frozenset({SOAP if soap else REST_REQUEST}), self._limits)
             content_type, action = envelope.original_content_type, envelope.original_soap_action
             source = _Incoming(IncomingMessage(connection.next_chunk, reader, self._store, content_type, action), passage)
-            sealed = await self._exchange(source, certificate, request_id, facts)
+            sealed = await self._exchange(source, certificate, course, facts)
+            course.answers(sealed.head, sealed.body)
             self._counters["exchange.provided"] += 1
             begun = True
             await self._send(connection, sealed)
@@ -120,14 +129,17 @@ class PeerFront:
                 let_go(error)
                 return False
             read = source is not None and source.received
-            return await self._refuse(connection, error, request_id, facts, read=read, soap=soap)
+            return await self._refuse(connection, error, course, facts, read=read, soap=soap)
         finally:
+            self._monitor.end(course, PRODUCER)
             if passage is not None:
                 passage.leave()
 
-    async def _exchange(self, source: _Incoming, certificate: bytes, request_id: str, facts: dict[str, str]) -> Sealed:
-        first = await source.head()
-        request = self._request(first, source, request_id)
+    async def _exchange(self, source: _Incoming, certificate: bytes, course: Course, facts: dict[str, str]) -> Sealed:
+        first, request_id = await source.head(), course.request_id
+        request = course.request = self._request(first, source, request_id)
+        service = self._local().service(request.service)
+        course.service_type = service.kind if service is not None else ""
         facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
         return await self._side.answer(request, Peer(certificate, first.ocsp, request_id), self._local, source)
 
@@ -154,9 +166,10 @@ class PeerFront:
         await connection.drain()
 
     async def _refuse(
-        self, connection: ServerConnection, error: Exception, request_id: str, facts: dict[str, str], *, read: bool, soap: bool
+        self, connection: ServerConnection, error: Exception, course: Course, facts: dict[str, str], *, read: bool, soap: bool
     ) -> bool:
-        fault = faults.soap_fault(await self._refusals.fault(error, faults.PROVIDER_SIDE, request_id, facts, soap=soap))
+        course.fault = await self._refusals.fault(error, faults.PROVIDER_SIDE, course.request_id, facts, soap=soap)
+        fault = faults.soap_fault(course.fault)
         _write_fault(connection, fault, keep=read)
         await connection.drain()
         return read

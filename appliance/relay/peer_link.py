@@ -23,6 +23,7 @@ from appliance.net.tls_engine import Peer
 from appliance.net.transport_envelope import EnvelopeTypeError
 from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, SOAP, HeadMissingError, TransportLimits
 from appliance.net.transport_protocol import TransportReader
+from appliance.relay import monitoring
 from appliance.relay.bodies import BodyStore
 from appliance.relay.contexts import Contexts
 from appliance.relay.incoming import IncomingMessage, PeerFaultError
@@ -66,6 +67,7 @@ class PeerLink:
         shared = self._trust.shared(provider.instance)
         connection = await self._sent(servers, provider, shared, request, request_id)
         try:
+            monitoring.left(self._peers.check_registered(connection.peer.certificate or b"", shared).address)
             return await self._answer(connection, REST_RESPONSE if request.soap is None else SOAP)
         finally:
             self._dialer.release(connection)
@@ -108,6 +110,7 @@ class PeerLink:
 
     async def _answer(self, connection: ClientConnection, expected: str) -> Sealed:
         response = await connection.response(self._answer_s_max)
+        monitoring.came_back()
         envelope = transport_envelope.check_response(response.status, response.headers)
         if envelope.boundary is None:
             raise await _fault(connection)

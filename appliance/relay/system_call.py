@@ -22,6 +22,7 @@ from appliance.net.soap_protocol import ServiceAnswerError
 from appliance.net.soap_reader import read_fault
 from appliance.net.tls_engine import Peer
 from appliance.net.transport_parts import TransportLimits
+from appliance.relay import monitoring
 from appliance.relay.bodies import BodyStore
 from appliance.relay.incoming import IncomingSoap, PeerFaultError
 from appliance.relay.outgoing import Outgoing
@@ -77,8 +78,10 @@ class SystemCaller:
         place = _place(service_url(service.url, target))
         frames = (b"",) if body is None else (b"", b"")
         connection = await self._sent(service, place, method.encode(), _head(method, place, headers, body), Outgoing(frames, body))
+        monitoring.left()
         try:
             response = await connection.response(service.timeout_s)
+            monitoring.came_back()
             expected = response.body_bytes if response.body_bytes > 0 else None
             answer = await self._store.receive(connection.next_chunk, expected)
             return SystemAnswer(response.status, response.reason, response.headers, answer)
@@ -106,8 +109,11 @@ class SystemCaller:
         ]
         head = http1.request_head(b"POST", place.target.encode(), headers)
         connection = await self._sent(service, place, b"POST", head, message)
+        monitoring.left()
         try:
-            return await self._soap_answer(connection, await connection.response(service.timeout_s))
+            response = await connection.response(service.timeout_s)
+            monitoring.came_back()
+            return await self._soap_answer(connection, response)
         except PeerFaultError:
             raise
         except XacbeError as error:
