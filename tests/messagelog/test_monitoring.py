@@ -44,7 +44,7 @@ def test_records_outlive_the_recorder_and_only_figures_are_shown_to_persons(box:
 
     async def ask(recorder: Recorder) -> None:
         now_s = box.clock.now_us() // 1_000_000
-        box.clock.advance(SETTLED_S + 1)
+        box.clock.pass_s(SETTLED_S + 1)
         (told,) = records(await recorder.monitoring.query_operations("relay", pack(QueryOperations(now_s - 60, now_s, POLICE))))
         assert (told["messageId"], told["faultString"]) == ("canario", "canario")
         (shown,) = await recorder.monitoring.list_operations("console", pack(ListOperations(now_s - 60, now_s)))

@@ -1,0 +1,79 @@
+"""Operational monitoring over real boxes: every exchange leaves a record on each side, and fails nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+
+from tests.boxes.conftest import Lab
+
+pytestmark = pytest.mark.lab
+WAIT_S = 20.0
+"""The relay sends what waits every 2 s."""
+
+
+def listed(lab: Lab, number: int, *words: str) -> list[dict[str, Any]]:
+    done = lab.xacbe(number, "operational", "list", "--json", "--limit", "3000", *words)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+def awaited(look: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + WAIT_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, "no record came"
+        time.sleep(0.3)
+    return found
+
+
+def test_an_exchange_leaves_a_record_of_figures_on_each_side(lab: Lab) -> None:
+    mark = str(uuid.uuid4())
+    headers = {"X-Road-Client": lab.client, "X-Road-UserId": mark, "X-Road-Id": mark}
+    answer = requests.post(lab.url(f"/eco/{mark}"), data=b"x" * 1000, headers=headers, timeout=30)
+    request_id = answer.headers["x-road-request-id"]
+
+    def of(number: int) -> list[dict[str, Any]]:
+        return [one for one in listed(lab, number, "--client", lab.client) if one.get("xRequestId") == request_id]
+
+    (asked,), (provided,) = awaited(lambda: of(1)), awaited(lambda: of(2))
+    assert (asked["securityServerType"], provided["securityServerType"]) == ("Client", "Producer")
+    for one in (asked, provided):
+        assert (one["succeeded"], one["statusCode"], one["restMethod"]) == (True, 200, "POST")
+        assert one["requestInTs"] <= one["requestOutTs"] <= one["responseInTs"] <= one["responseOutTs"]
+        assert one["requestSize"] > 1000
+        assert one["responseSize"] > 1000
+        assert mark not in json.dumps(one)
+        assert "faultCode" not in one
+    addresses = [(one["clientSecurityServerAddress"], one["serviceSecurityServerAddress"]) for one in (asked, provided)]
+    assert addresses[0] == addresses[1]
+    assert len(set(addresses[0])) == 2
+
+
+def test_a_refused_exchange_is_a_record_with_its_fault(lab: Lab) -> None:
+    answer = requests.get(lab.url("/x", lab.refused), headers={"X-Road-Client": lab.client}, timeout=30)
+    assert answer.status_code >= 400
+    code = answer.json()["type"]
+
+    words = ("--service", lab.refused)
+    (*_, asked), (*_, provided) = awaited(lambda: listed(lab, 1, *words)), awaited(lambda: listed(lab, 2, *words))
+
+    assert (asked["succeeded"], provided["succeeded"]) == (False, False)
+    assert asked["faultCode"] == provided["faultCode"] == code
+    assert "requestOutTs" not in provided
+
+
+def test_the_table_is_for_people(lab: Lab) -> None:
+    requests.get(lab.url("/x"), headers={"X-Road-Client": lab.client}, timeout=30)
+    awaited(lambda: listed(lab, 1))
+
+    done = lab.xacbe(1, "operational", "list", "--limit", "1")
+
+    heading, line = done.stdout.splitlines()
+    assert heading.startswith("LLEGÓ")
+    assert lab.client in line
