@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,16 @@ import pytest
 from appliance.hsm.token import Token
 from tests.hsm import parts
 from tests.hsm.parts import KINDS, TokenProcess
+
+
+@pytest.fixture(autouse=True)
+def clean_error_queue() -> Iterator[None]:
+    """Modules loaded into this process (SoftHSM2 asks for an engine that is not there) leave errors in OpenSSL's queue, and Python's `ssl`
+    takes the last one for its own when it next reads certificates. In a box, no process that loads a module uses `ssl`."""
+    yield
+    clear = ctypes.CDLL("libcrypto.so.3").ERR_clear_error
+    clear.restype = None
+    clear()
 
 
 @pytest.fixture(params=KINDS)
