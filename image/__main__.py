@@ -1,13 +1,19 @@
-"""`python -m image build`: the image from the command line; `--help` says more."""
+"""`python -m image build|check|run|test|reproduce`: the image from the command line; `--help` says more."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 
-from image import build
+from image import build, checks, machine, tools
+from image.machine import Plan
 from image.tools import ImageError
+
+BOOTS = ("tests/image/boots/test_1_as_shipped.py", "tests/image/boots/test_2_in_use.py")
 
 
 def main() -> int:
@@ -16,14 +22,81 @@ def main() -> int:
     make = verbs.add_parser("build", help="build build/image/xacbe.raw")
     make.add_argument("--clean", action="store_true", help="also the layer of Debian packages")
     make.add_argument("--json", action="store_true", help="print what was built")
+    gates = verbs.add_parser("check", help="static gates on the built root")
+    gates.add_argument("--json", action="store_true", help="print findings and figures")
+    person = verbs.add_parser("run", help="boot it on this terminal: serial line here, Ctrl-A X ends it")
+    person.add_argument("--new", action="store_true", help="a new machine: empty disk, TPM and firmware variables")
+    person.add_argument("--port", type=int, default=5500, help="port of 127.0.0.1 that leads to the box's 5500 (default %(default)s)")
+    verbs.add_parser("test", help="boot tests: as shipped, changed, configured, killed, hanging (10 minutes on two processors)")
+    again = verbs.add_parser("reproduce", help="build twice from nothing and compare the root's hash")
+    again.add_argument("--json", action="store_true", help="print both hashes")
     arguments = parser.parse_args()
     try:
-        facts = build.build(clean=arguments.clean)
+        return VERBS[arguments.verb](arguments)
     except ImageError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    facts = build.build(clean=arguments.clean)
     print(json.dumps(facts, indent=1) if arguments.json else f"  {build.DISK}  root {facts['root_hash']}")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    found, figures = checks.check(build.OUT), checks.figures(build.OUT)
+    if arguments.json:
+        print(json.dumps({"findings": found, **figures}, indent=1))
+    else:
+        for name, findings in found.items():
+            print(f"  {'ok ' if not findings else 'BAD'} {name.replace('_', ' ')}", *findings, sep="\n        ")
+        print(json.dumps(figures, indent=1))
+    return 1 if any(found.values()) else 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    tools.prepare_host()
+    _require_image()
+    place = build.OUT.parent / "machine"
+    if arguments.new:
+        shutil.rmtree(place, ignore_errors=True)
+    plan = Plan(
+        directory=place,
+        disk=build.DISK,
+        code=build.FIRMWARE_CODE,
+        variables=build.FIRMWARE_VARS,
+        forwards=(("127.0.0.1", arguments.port, 5500),),
+        reboot=True,
+    )
+    return machine.on_this_terminal(plan)
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    tools.prepare_host()
+    _require_image()
+    return subprocess.run([sys.executable, "-m", "pytest", "--durations=0", *BOOTS], cwd=build.REPOSITORY, check=False).returncode
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    hashes = [build.build(clean=True)["root_hash"] for _ in range(2)]
+    print(json.dumps(hashes) if arguments.json else "  " + "\n  ".join(map(str, hashes)))
+    return 0 if len(set(hashes)) == 1 else 1
+
+
+def _require_image() -> None:
+    """Raises ImageError."""
+    if not build.FACTS.exists():
+        raise ImageError("there is no image yet: make image")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "build": _build,
+    "check": _check,
+    "run": _run,
+    "test": _test,
+    "reproduce": _reproduce,
+}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.version import VERSION
-from image import keys, render, testing, tools, wheels
+from image import bill, keys, render, testing, tools, wheels
 from image.tools import ImageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -51,6 +51,8 @@ def build(*, clean: bool = False, out: Path = OUT) -> dict[str, object]:
     with _step("test profile"):
         testing.kernel_image(out, signing["test"])
     facts = _facts(out)
+    with _step("bill"):
+        bill.write(REPOSITORY, out, str(facts["root_hash"]))
     (out / "image.json").write_text(json.dumps(facts, indent=1) + "\n")
     return facts
 

@@ -5,15 +5,18 @@ The directory is the machine: disk overlay, firmware variables, TPM state. KVM i
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
+import queue
 import re
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +24,67 @@ from image.tools import ImageError
 
 MEMORY_MIB = 512
 PROCESSORS = 2
+ANSWER_S_MAX = 60.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?=]*[a-zA-Z]|\x1b[()][A-Z0-9]|\r")
 
 
-def qemu(directory: Path, code: Path, disk: Path, *, disk_format: str = "qcow2", serial: str, reboot: bool = True) -> list[str]:
-    """The command line of a machine whose variables and TPM socket lie in `directory`."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One machine. `directory` holds what it is: disk overlay, firmware variables, TPM state; the rest it only reads."""
+
+    directory: Path
+    disk: Path
+    code: Path
+    variables: Path
+    forwards: tuple[tuple[str, int, int], ...] = ()
+    """Address and port of this machine, port of the guest."""
+    devices: tuple[str, ...] = ()
+    """More words of QEMU's command line."""
+    reboot: bool = False
+    """Whether a reset starts it again, or ends it."""
+
+
+def qemu(plan: Plan, *, serial: str) -> list[str]:
+    """QEMU's command line, as `image/README.md` shows it."""
+    forwards = "".join(f",hostfwd=tcp:{address}:{port}-:{inside}" for address, port, inside in plan.forwards)
     return [
         "qemu-system-x86_64",
         *("-machine", "q35,smm=on", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
         *("-smp", str(PROCESSORS), "-m", str(MEMORY_MIB)),
         *("-global", "driver=cfi.pflash01,property=secure,value=on"),
-        *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"),
-        *("-drive", f"if=pflash,format=raw,unit=1,file={directory / 'vars.fd'}"),
-        *("-drive", f"if=none,id=disk,format={disk_format},file={disk},cache=unsafe,discard=unmap"),
+        *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={plan.code}"),
+        *("-drive", f"if=pflash,format=raw,unit=1,file={plan.directory / 'vars.fd'}"),
+        *("-drive", f"if=none,id=disk,format=qcow2,file={plan.directory / 'disk.qcow2'},cache=unsafe,discard=unmap"),
         *("-device", "virtio-blk-pci,drive=disk,bootindex=1"),
-        *("-chardev", f"socket,id=tpm,path={directory / 'swtpm.sock'}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"),
+        *("-chardev", f"socket,id=tpm,path={plan.directory / 'swtpm.sock'}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"),
         *("-device", "tpm-crb,tpmdev=tpm0", "-device", "virtio-rng-pci"),
+        *("-nic", f"user,model=virtio-net-pci{forwards}"),
         *("-device", "i6300esb", "-action", "watchdog=reset"),
-        *("-vga", "std", "-display", "none", "-serial", serial, "-monitor", "none"),
-        *([] if reboot else ["-no-reboot"]),
+        *("-vga", "std", "-display", "none", "-serial", serial),
+        *([] if plan.reboot else ["-no-reboot"]),
+        *plan.devices,
     ]
 
 
-def prepare(directory: Path, disk: Path, variables: Path) -> Path:
-    """Makes the machine's directory where it is new; returns its disk, an overlay over the built image."""
-    (directory / "tpm").mkdir(parents=True, exist_ok=True)
-    overlay = directory / "disk.qcow2"
+def prepare(plan: Plan) -> None:
+    """Makes the machine's directory where it is new."""
+    (plan.directory / "tpm").mkdir(parents=True, exist_ok=True)
+    overlay = plan.directory / "disk.qcow2"
     if not overlay.exists():
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(disk), str(overlay)], check=True)
-    if not (directory / "vars.fd").exists():
-        shutil.copyfile(variables, directory / "vars.fd")
-    return overlay
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(plan.disk), str(overlay)], check=True)
+    if not (plan.directory / "vars.fd").exists():
+        shutil.copyfile(plan.variables, plan.directory / "vars.fd")
+
+
+def on_this_terminal(plan: Plan) -> int:
+    """Runs a machine for a person: serial line on the terminal, Ctrl-A X ends it. Returns QEMU's exit code."""
+    prepare(plan)
+    tpm = start_tpm(plan.directory)
+    try:
+        return subprocess.run(qemu(plan, serial="mon:stdio"), check=False).returncode
+    finally:
+        tpm.terminate()
+        tpm.wait()
 
 
 def start_tpm(directory: Path) -> subprocess.Popen[bytes]:
@@ -71,27 +104,27 @@ def start_tpm(directory: Path) -> subprocess.Popen[bytes]:
 class Machine:
     """A running machine: its serial line by lines, its monitor, its screen. Ends with `stop`."""
 
-    def __init__(self, directory: Path, code: Path, overlay: Path, more: Sequence[str] = (), *, reboot: bool = False) -> None:
-        self.directory = directory
+    def __init__(self, plan: Plan) -> None:
+        prepare(plan)
+        self.directory = plan.directory
         self.started_s = time.monotonic()
         self.lines: list[tuple[float, str]] = []
         """What came over the serial line: seconds since the start, text."""
         self.events: list[dict[str, Any]] = []
-        self._tpm = start_tpm(directory)
         for name in ("serial.sock", "qmp.sock"):
-            (directory / name).unlink(missing_ok=True)
-        serial = f"unix:{directory / 'serial.sock'},server=on,wait=off"
-        command = qemu(directory, code, overlay, serial=serial, reboot=reboot)
-        command += ["-qmp", f"unix:{directory / 'qmp.sock'},server=on,wait=off", *more]
-        with (directory / "qemu.log").open("ab") as log:
+            (plan.directory / name).unlink(missing_ok=True)
+        self._tpm = start_tpm(plan.directory)
+        command = qemu(plan, serial=f"unix:{plan.directory / 'serial.sock'},server=on,wait=off")
+        command += ["-monitor", "none", "-qmp", f"unix:{plan.directory / 'qmp.sock'},server=on,wait=off"]
+        with (plan.directory / "qemu.log").open("ab") as log:
             self._qemu = subprocess.Popen(["nice", "-n", "5", *command], stdout=log, stderr=log)
         self._serial = self._connected("serial.sock")
         self._monitor = self._connected("qmp.sock")
-        self._answers = self._monitor.makefile("r")
-        self._answers.readline()
-        self._lock = threading.Lock()
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        for read in (self._read_monitor, self._read_serial):
+            threading.Thread(target=read, daemon=True).start()
+        self._answers.get(timeout=ANSWER_S_MAX)  # the greeting
         self.ask("qmp_capabilities")
-        threading.Thread(target=self._read_serial, daemon=True).start()
 
     def _connected(self, name: str) -> socket.socket:
         deadline = time.monotonic() + 20
@@ -107,15 +140,24 @@ class Machine:
                 time.sleep(0.05)
 
     def _read_serial(self) -> None:
-        rest = ""
+        rest, decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
         with (self.directory / "serial.log").open("a") as log, contextlib.suppress(OSError):
             while data := self._serial.recv(4096):
-                rest += data.decode("utf-8", "replace")
+                rest += decoder.decode(data)
                 *whole, rest = rest.split("\n")
                 for line in whole:
                     self.lines.append((self.age_s(), _ESCAPES.sub("", line)))
                     log.write(f"[{self.lines[-1][0]:7.2f}] {self.lines[-1][1]}\n")
                     log.flush()
+
+    def _read_monitor(self) -> None:
+        with contextlib.suppress(OSError, ValueError), self._monitor.makefile("r") as lines:
+            for line in lines:
+                said = json.loads(line)
+                if "event" in said:
+                    self.events.append(said)
+                else:
+                    self._answers.put(said)
 
     def age_s(self) -> float:
         return time.monotonic() - self.started_s
@@ -125,23 +167,18 @@ class Machine:
         return "\n".join(line for _, line in self.lines)
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """One command of QEMU's monitor; events that come meanwhile are kept."""
-        with self._lock:
-            self._monitor.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
-            while True:
-                answer = json.loads(self._answers.readline())
-                if "event" in answer:
-                    self.events.append(answer)
-                elif "error" in answer:
-                    raise ImageError(f"{command}: {answer['error']['desc']}")
-                else:
-                    return answer["return"]
+        """One command of QEMU's monitor, from one thread. Raises ImageError."""
+        self._monitor.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
+        try:
+            answer = self._answers.get(timeout=ANSWER_S_MAX)
+        except queue.Empty:
+            raise ImageError(f"QEMU's monitor does not answer {command}") from None
+        if "error" in answer:
+            raise ImageError(f"{command}: {answer['error']['desc']}")
+        return answer["return"]
 
     def happened(self, event: str) -> bool:
         """Whether the monitor told of an event so far."""
-        if self.running():
-            with contextlib.suppress(ImageError, OSError, ValueError):
-                self.ask("query-status")
         return any(one["event"] == event for one in self.events)
 
     def running(self) -> bool:
@@ -158,11 +195,16 @@ class Machine:
     def until(self, look: Callable[[], Any], wait_s_max: float, what: str) -> Any:
         """Looks until something true comes back. Raises ImageError."""
         deadline = time.monotonic() + wait_s_max
-        while not (found := look()):
-            if time.monotonic() > deadline or not self.running():
-                raise ImageError(f"no {what} after {self.age_s():.0f} s; last lines:\n{self.text()[-1500:]}")
+        while True:
+            over = time.monotonic() > deadline or not self.running()
+            if over:
+                time.sleep(0.5)  # what came last is still being read
+            if found := look():
+                return found
+            if over:
+                told = [one["event"] for one in self.events]
+                raise ImageError(f"no {what} after {self.age_s():.0f} s; events {told}; last lines:\n{self.text()[-1500:]}")
             time.sleep(0.2)
-        return found
 
     def screen(self, file: Path) -> Path:
         """The screen as a picture (PNG)."""
@@ -189,11 +231,9 @@ class Machine:
 
 
 @contextlib.contextmanager
-def running(
-    directory: Path, disk: Path, code: Path, variables: Path, more: Sequence[str] = (), *, reboot: bool = False
-) -> Iterator[Machine]:
+def running(plan: Plan) -> Iterator[Machine]:
     """A machine for the length of a block."""
-    machine = Machine(directory, code, prepare(directory, disk, variables), more, reboot=reboot)
+    machine = Machine(plan)
     try:
         yield machine
     finally:

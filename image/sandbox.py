@@ -79,4 +79,6 @@ def _devices(process: Process) -> list[str]:
     files = [device for device in process.devices if device.startswith("/dev/")]
     if not files:
         return ["PrivateDevices=yes", "DevicePolicy=closed"]
-    return ["DevicePolicy=closed", *(f"DeviceAllow={device} rw" for device in files)]
+    # What speaks to a token holds a PIN: it may keep its memory from being swapped.
+    memory = [] if process.looks_around else ["LimitMEMLOCK=infinity"]
+    return ["DevicePolicy=closed", *(f"DeviceAllow={device} rw" for device in files), *memory]

@@ -75,7 +75,7 @@ def _installed(package: str) -> bool:
 
 def sources() -> list[str]:
     """apt's lines for Debian 13, from the mirrors that this machine's apt has for its own release. Raises ImageError."""
-    found = _mirrors(_apt_lists())
+    found = mirrors(_apt_lists())
     signed = ",".join(keyring for keyring in KEYRINGS if Path(keyring).exists())
     if not signed:
         raise ImageError("no keyring of Debian 13: debian-archive-keyring is too old")
@@ -90,7 +90,7 @@ def _apt_lists() -> str:
     return "\n\n".join(place.read_text() for place in places if place.is_file())
 
 
-def _mirrors(lists: str) -> dict[str, str]:
+def mirrors(lists: str) -> dict[str, str]:
     """`main` and, where there is one, `security`: addresses from one-line and deb822 sources."""
     entries = [(uri, suite) for uri, suite in re.findall(r"^deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", lists, re.MULTILINE)]
     for block in re.split(r"\n\s*\n", lists):

@@ -1,0 +1,237 @@
+"""The test profile, the same root: what is true inside, a killed process, an exchange with a laboratory box, and the watchdog."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import requests
+
+from appliance import durable
+from appliance.clock import SystemClock
+from appliance.topology import BY_NAME, PROCESSES
+from image import reading, render
+from image.sandbox import user
+from provisioning import enrolment, tpm_enrolment
+from provisioning.centre import Centre
+from provisioning.lab import layout, manufacturer
+from tests.image.boots.conftest import ADDRESS, BASE
+from tests.image.boots.guest import BOOT_S_MAX, Guest, page, unprovisioned
+
+ALPHABET = "".join(map(chr, range(33, 127))) + "áéíóúñ"
+MEMBER_CLASS, MEMBER_CODE = "EST", "FGE"
+SUBSYSTEM = f"{layout.INSTANCE}/{MEMBER_CLASS}/{MEMBER_CODE}/SOLOMON"
+PEER_PORT, PEER_OCSP_PORT = 15500, 15577
+"""Where the guest finds other boxes: 5500 and 5577 of its own loopback are its own."""
+BACK_S_MAX = 3.0
+"""On a real processor; under emulation times the factor that the same loop takes here and there."""
+
+LOOP = "import json, time; a = time.perf_counter(); sum(i * i for i in range(2_000_000)); print(json.dumps(time.perf_counter() - a))"
+KILLED = """
+import json, os, signal, subprocess, time
+from pathlib import Path
+from appliance.errors import XacbeError
+from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.supervision.wire import BoxStatus
+name, unit = "{name}", "{unit}"
+box = BlockingClient(channel_path(Path("/var/lib/xacbe"), "supervisor", "console"), 60)
+said = subprocess.run(["systemctl", "show", "-p", "MainPID", "--value", unit], capture_output=True, text=True).stdout
+killed, began = int(said), time.monotonic()
+os.kill(killed, signal.SIGKILL)
+while time.monotonic() - began < 300:
+    try:
+        status = box.call("box_status", None, BoxStatus)
+    except XacbeError:
+        continue
+    if any(one.process == name and one.pid not in (0, killed) and one.age_s < 5 for one in status.processes):
+        print(json.dumps(time.monotonic() - began))
+        break
+    time.sleep(0.05)
+"""
+
+
+def test_it_comes_up_unprovisioned_from_the_same_root(guest: Guest) -> None:
+    unprovisioned(guest.machine)
+
+
+def test_the_screen_is_read(guest: Guest, screens: Path, tmp_path: Path) -> None:
+    guest.run("/usr/bin/systemctl", "stop", "xacbe-display.service")
+    guest.write("/run/xacbe-test/alphabet", "\x1b[H\x1b[2J" + ALPHABET)
+    guest.run("/usr/bin/cp", "/run/xacbe-test/alphabet", "/dev/tty1")
+    time.sleep(1)
+    font = reading.learn(guest.machine.screen(tmp_path / "alphabet.png"), ALPHABET + " " * 20)
+    guest.run("/usr/bin/systemctl", "start", "xacbe-display.service")
+
+    shown = reading.read(screens / "shipped.png", font)
+
+    assert "CAJA XACBE" in shown
+    assert "Estado: SIN ALTA" in shown
+    assert re.search(r"trust_agent +en espera \(espera: settings, anchor", shown)
+    assert re.search(r"Direcciones: (10\.0\.2\.\d+|ninguna)", shown)
+    assert re.search(r"Memoria: \d+ de \d+ MiB", shown)
+
+
+def test_memory_sockets_and_mounts_are_as_promised(guest: Guest) -> None:
+    meminfo = dict(re.findall(r"^(\w+): +(\d+) kB", guest.read("/proc/meminfo"), re.MULTILINE))
+    used = (int(meminfo["MemTotal"]) - int(meminfo["MemAvailable"])) * 1024
+    listening = {int(at, 16) for at in re.findall(r": [0-9A-F]{8}:([0-9A-F]{4}) 0{8}:0000 0A", guest.read("/proc/net/tcp"))}
+    datagrams = {int(at, 16) for at in re.findall(r": [0-9A-F]{8}:([0-9A-F]{4}) ", guest.read("/proc/net/udp"))}
+    mounts = {line.split()[1]: line.split() for line in guest.read("/proc/mounts").splitlines()}
+
+    print(f"memory: {used / 1e6:.0f} MB of {int(meminfo['MemTotal']) / 1024:.0f} MiB")
+    assert used <= 250_000_000
+    assert listening == set(render.listening().values())
+    assert datagrams <= {68}
+    assert mounts["/"][2] == "erofs"
+    assert "ro" in mounts["/"][3].split(",")
+    assert {"nosuid", "nodev", "noexec"} <= set(mounts["/var"][3].split(","))
+    assert "CRYPT-VERITY" in guest.run("/usr/bin/cat", "/sys/block/dm-0/dm/uuid")
+    assert "[integrity]" in guest.read("/sys/kernel/security/lockdown")
+    assert "policy drop" in guest.run("/usr/sbin/nft", "list", "chain", "inet", "box", "output")
+
+
+def test_every_process_runs_as_its_own_user_without_a_right(guest: Guest) -> None:
+    for process in PROCESSES:
+        pid = guest.run("/usr/bin/systemctl", "show", "-p", "MainPID", "--value", render.service_name(process)).strip()
+        facts = dict(re.findall(r"^(\w+):\s*(.*)$", guest.read(f"/proc/{pid}/status"), re.MULTILINE))
+
+        assert facts["Uid"].split()[0] == str(render.uid(process.name)), process.name
+        assert int(facts["CapEff"], 16) == 0, process.name
+        assert facts["NoNewPrivs"] == "1", process.name
+        assert facts["Seccomp"] == "2", process.name
+        print(f"{process.name}: {int(facts['VmRSS'].split()[0]) // 1024} MiB resident")
+
+
+def test_a_killed_process_is_back_within_three_seconds_of_a_real_processor(guest: Guest) -> None:
+    here = json.loads(subprocess.run(["/usr/bin/python3", "-I", "-c", LOOP], capture_output=True, text=True, check=True).stdout)
+    factor = max(1.0, guest.python(LOOP) / here)
+    took = {name: guest.python(KILLED.format(name=name, unit=f"{user(name)}.service")) for name in BY_NAME}
+
+    print(f"emulation factor {factor:.1f}; back after", {name: round(s, 1) for name, s in took.items()})
+    assert max(took.values()) <= BACK_S_MAX * factor
+
+
+@pytest.fixture(scope="module")
+def broker(lab: Path) -> Iterator[list[str]]:
+    """Topics of everything that the broker carried since the laboratory came up."""
+    at = json.loads((lab / "lab.json").read_text())["ceiqroo"]["broker"]
+    command = ["mosquitto_sub", "-h", at["host"], "-p", str(at["port"]), "--cafile", at["ca"], "--cert", at["monitor_cert"]]
+    command += ["--key", at["monitor_key"], "-V", "mqttv5", "-t", "spBv1.0/#", "-F", "%t"]
+    topics: list[str] = []
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def keep() -> None:
+        for line in child.stdout or ():
+            topics.append(line.strip())
+
+    threading.Thread(target=keep, daemon=True).start()
+    yield topics
+    child.terminate()
+    child.wait()
+
+
+@pytest.fixture(scope="module")
+def enrolled(guest: Guest, lab: Path, broker: list[str], machines: Path) -> dict[str, Any]:
+    """The guest as a box of the laboratory: its settings, keys made in its TPM, certificates, a client."""
+    document: dict[str, Any] = json.loads((lab / "lab.json").read_text())
+    provider = document["boxes"][1]["address"]
+    centre_ports = (layout.CONFIGURATION_PORT, layout.OCSP_PORT, layout.TSA_PORT, layout.BROKER_PORT)
+    guest.way_out([*((f"{BASE}.1", port, port) for port in centre_ports), (provider, PEER_PORT, 5500), (provider, PEER_OCSP_PORT, 5577)])
+    guest.write(
+        "/var/lib/xacbe/box.toml",
+        f"""[box]
+instance = "{layout.INSTANCE}"
+member_class = "{MEMBER_CLASS}"
+member_code = "{MEMBER_CODE}"
+server_code = "SS1"
+[signer]
+token = "tpm2"
+[relay]
+peer_port = {PEER_PORT}
+ocsp_port = {PEER_OCSP_PORT}
+[reporter]
+broker_host = "{BASE}.1"
+broker_port = {layout.BROKER_PORT}
+""",
+    )
+    guest.machine.until(lambda: SUBSYSTEM.rpartition("/")[0] in page(guest.machine), BOOT_S_MAX, "page with the box's name")
+    guest.xacbe("enrolment", "request", "--out", "/run/request.json")
+    centre = Centre.open(lab / "ceiqroo")
+    durable.make_directory(centre.manufacturers_directory)
+    for file in manufacturer.authorities(machines / "manufacturer"):
+        durable.write_file(centre.manufacturers_directory / file.name, file.read_bytes(), 0o644)
+    request = enrolment.read_request(guest.read("/run/request.json").encode())
+    guest.write("/run/challenge.json", msgspec.json.encode(enrolment.challenge(centre, request, SystemClock())).decode())
+    guest.xacbe("attestation", "answer", "/run/challenge.json", "--out", "/run/answer.json")
+    answer = tpm_enrolment.read_answer(guest.read("/run/answer.json").encode())
+    approval = enrolment.approve(centre, request, ADDRESS, SystemClock(), subsystems=["SOLOMON"], answer=answer)
+    guest.write("/run/approval.json", json.dumps(approval))
+    guest.xacbe("enrolment", "install", "/run/approval.json")
+    guest.xacbe("client", "add", SUBSYSTEM, "--mode", "http")
+    service = document["services"][0]["id"]
+    state = document["boxes"][1]["state"]
+    xacbe = Path(sys.executable).parent / "xacbe"
+    subprocess.run([str(xacbe), "access", "add", service, SUBSYSTEM, "--state", state], check=True, capture_output=True)
+    return document
+
+
+def test_configured_it_comes_into_operation_with_its_keys_in_the_tpm(guest: Guest, enrolled: dict[str, Any]) -> None:
+    def operational() -> bool:
+        return bool(json.loads(guest.xacbe("status", "--json"))["state"] == "OPERATIONAL")
+
+    guest.machine.until(operational, BOOT_S_MAX, "state OPERATIONAL")
+    status = json.loads(guest.xacbe("status", "--json"))
+
+    assert status["token"]["maker"] == "tpm2"
+    assert status["token"]["state"] == "ready"
+    assert not [name for name in guest.run("/usr/bin/ls", "-R", "/var/lib/xacbe/keys").split() if name.endswith((".pem", ".key"))]
+
+
+def test_it_seals_and_exchanges_a_message_with_a_laboratory_box(guest: Guest, enrolled: dict[str, Any], lab: Path) -> None:
+    service = enrolled["services"][0]["id"]
+    url = f"http://{ADDRESS}:8080/r1/{service}/incidentes"
+    answers: list[requests.Response] = []
+
+    def exchanged() -> bool:
+        answers.append(requests.get(url, headers={"X-Road-Client": SUBSYSTEM}, timeout=120))
+        return answers[-1].status_code == 200
+
+    with contextlib.suppress(Exception):
+        guest.machine.until(exchanged, 300, "answer")
+
+    assert answers[-1].status_code == 200, answers[-1].text
+    assert answers[-1].json()
+    query_id = answers[-1].headers["x-road-id"]
+    records = json.loads(guest.xacbe("log", "list", "--id", query_id, "--json"))
+    state = enrolled["boxes"][1]["state"]
+    xacbe = Path(sys.executable).parent / "xacbe"
+    theirs = subprocess.run(
+        [str(xacbe), "log", "list", "--id", query_id, "--json", "--state", state], capture_output=True, text=True, check=True
+    )
+    assert len(records) == 2
+    assert len(json.loads(theirs.stdout)) == 2
+
+
+def test_it_published_its_birth_and_its_health(guest: Guest, enrolled: dict[str, Any], broker: list[str]) -> None:
+    node = f"{MEMBER_CLASS}:{MEMBER_CODE}:SS1"
+    for kind in ("NBIRTH", "NDATA"):
+        topic = f"spBv1.0/{layout.INSTANCE}/{kind}/{node}"
+        guest.machine.until(lambda topic=topic: topic in broker, BOOT_S_MAX, topic)  # type: ignore[misc]
+
+
+def test_the_watchdog_resets_a_machine_that_hangs(guest: Guest) -> None:
+    """Last: nothing is left after it."""
+    guest.tell("hang")
+
+    guest.machine.until(lambda: guest.machine.happened("WATCHDOG"), BOOT_S_MAX, "bite of the watchdog")
+    guest.machine.until(lambda: not guest.machine.running(), BOOT_S_MAX, "reset")
