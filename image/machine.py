@@ -49,7 +49,7 @@ def qemu(plan: Plan, *, serial: str) -> list[str]:
     forwards = "".join(f",hostfwd=tcp:{address}:{port}-:{inside}" for address, port, inside in plan.forwards)
     return [
         "qemu-system-x86_64",
-        *("-machine", "q35,smm=on", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
+        *("-machine", "q35,smm=on", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max"),
         *("-smp", str(PROCESSORS), "-m", str(MEMORY_MIB)),
         *("-global", "driver=cfi.pflash01,property=secure,value=on"),
         *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={plan.code}"),
