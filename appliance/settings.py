@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from appliance.errors import SettingsError
 
 PRODUCTION_INSTANCE = "QROO"
+_ADDRESS = re.compile(r"[A-Za-z0-9.-]{1,255}:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class RelaySettings:
     client_https: str = "0.0.0.0:8443"
     peer: str = "0.0.0.0:5500"
     ocsp: str = "0.0.0.0:5577"
+    health: str = ""
+    """`HOST:PORT` of the plain health endpoint for load balancers; empty: none."""
     peer_port: int = 5500
     """Port of other boxes: X-Road's configuration has addresses without ports (sheet 3.1)."""
     ocsp_port: int = 5577
@@ -72,6 +75,8 @@ class RelaySettings:
     system_ca_file: str = ""
 
     def __post_init__(self) -> None:
+        if self.health and not (_ADDRESS.fullmatch(self.health) and int(self.health.rpartition(":")[2]) < 1 << 16):
+            raise SettingsError("relay.health: must be HOST:PORT")
         _within("relay.instances", self.instances, 1, 16)
         _within("relay.body_inline_bytes_max", self.body_inline_bytes_max, 1024, 1 << 20)
         _within("relay.head_bytes_max", self.head_bytes_max, 1024, 1 << 20)

@@ -76,8 +76,11 @@ def rest_answer(content: bytes, content_type: bytes = b"application/json", statu
     return SystemAnswer(status, reason, [(b"Content-Type", content_type)], _body(content))
 
 
-def soap_answer(request: SoapRequest, content: etree._Element, attachment: tuple[bytes, bytes] | None = None) -> SoapAnswer:
-    """An answer with the request's SOAP header, `content` in its body, and one attachment (content type, bytes) at most.
+def soap_answer(
+    request: SoapRequest, content: etree._Element, attachment: tuple[bytes, bytes] | None = None, *, content_id: bytes = b""
+) -> SoapAnswer:
+    """An answer with the request's SOAP header, `content` in its body, and one attachment (content type, bytes) at most. `content_id`: of
+    the attachment, where `content` speaks of it.
 
     The request's hash is put in where every answer gets it, in `provider_side`.
     """
@@ -93,6 +96,8 @@ def soap_answer(request: SoapRequest, content: etree._Element, attachment: tuple
         return SoapAnswer(head, SoapFraming(((b"Content-Type", _PLAIN),), _PLAIN), None)
     content_type, data = attachment
     headers = b"Content-Type: %b\r\nContent-Transfer-Encoding: binary\r\n" % content_type
+    if content_id:
+        headers += b"Content-ID: <%b>\r\n" % content_id
     whole = _body(data, (Attachment(len(data), hashlib.sha512(data).digest(), headers),))
     return SoapAnswer(head, SoapFraming(((b"Content-Type", _PLAIN),), _RELATED), whole)
 

@@ -142,7 +142,7 @@ ROWS: dict[str, Row] = {
     "record.body_seal_broken": _UNLOGGED,
     # operational monitoring (sheet 8.3)
     "operations.away": Row("opmonitor.service_failed", "operational records cannot be read now"),
-    "operations.invalid_request": Row("invalid_request"),
+    "operations.invalid_request": Row("client.invalid_request"),
     "operations.too_large": Row("opmonitor.service_failed", "there are too many records in one second"),
     # the token
     "token.absent": Row("hsm_non_operational", _NOT_SIGNING),

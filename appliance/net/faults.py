@@ -95,6 +95,8 @@ def passed_on(fault: PeerFault) -> Fault:
 
 
 def _coded(where: str, code: str) -> str:
+    if code.startswith(f"{SOAP_REQUEST}."):
+        return code  # whoever answers: the asker is at fault (sheet 8.3)
     return f"client.{code}" if where == SOAP_REQUEST else f"server.{where}.{code}"
 
 

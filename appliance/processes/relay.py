@@ -23,6 +23,7 @@ from appliance.errors import XacbeError
 from appliance.exchange import notices
 from appliance.exchange.client_side import ClientSide
 from appliance.exchange.metadata import Metadata
+from appliance.exchange.monitoring import MonitoringServices
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.provider_side import ProviderSide
 from appliance.hsm.client import SignerClient
@@ -43,9 +44,11 @@ from appliance.relay.bodies import BodyStore
 from appliance.relay.client_front import ClientFront
 from appliance.relay.contexts import Contexts
 from appliance.relay.gates import Gates
+from appliance.relay.health_front import HealthFront, health_socket
 from appliance.relay.kept_descriptions import KeptDescriptions
 from appliance.relay.local_follow import LocalFollow
-from appliance.relay.monitoring import Monitoring, internal_address
+from appliance.relay.machine import MachineFigures
+from appliance.relay.monitoring import Monitoring, RecorderDesk, internal_address
 from appliance.relay.notice_courier import Desk, NoticeCourier
 from appliance.relay.ocsp_front import OcspFront
 from appliance.relay.peer_front import PeerFront
@@ -111,7 +114,9 @@ class Relay:
         self.dialers = (dialer, system_dialer)
         system = SystemCaller(system_dialer, store, None, relay.system_ca_file)
         client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
-        built_ins = {**notices.built_in(Desk(recorder)), **Metadata(KeptDescriptions(state)).built_in()}
+        self.machine = MachineFigures(state, clock)
+        services = MonitoringServices(server, RecorderDesk(recorder), self.machine, self.trust.monitoring_client)
+        built_ins = {**notices.built_in(Desk(recorder)), **Metadata(KeptDescriptions(state)).built_in(), **services.built_in()}
         provider_side = ProviderSide(server, clock, self.trust, self.peers, self.sealing, messages, system, built_ins)
         self.courier = NoticeCourier(box.instance, recorder, client_side, system, self.local.view, log)
         bound = relay.client_http.rpartition(":")[0]
@@ -120,6 +125,7 @@ class Relay:
         self.client_front = ClientFront(box.instance, client_side, *common)
         self.peer_front = PeerFront(provider_side, self.trust, self.peers, *common, relay.body_bytes_max)
         self.ocsp_front = OcspFront(self.trust)
+        self.health_front = HealthFront(server, clock, self.trust, self.local.view, self.contexts)
         self.listeners: list[Listener] = []
         self._open: list[asyncio.Task[None]] = []
 
@@ -130,6 +136,7 @@ class Relay:
             self._group.create_task(part)
         self._group.create_task(self.courier.run())
         self._group.create_task(self.monitor.run())
+        self._group.create_task(self.machine.run())
         limits, for_systems = _limits(self._settings), _limits(self._settings, absolute_targets=True)
         plain = Listener(
             sockets["tcp.client_http"],
@@ -160,8 +167,12 @@ class Relay:
             on_refused=self._peer_refused,
             on_bug=self._bug,
         )
-        self.listeners = [plain, ocsp, https, peer]
-        self._open = [self._group.create_task(one.serve(STOP_S_MAX)) for one in (plain, ocsp)]
+        open_at_once = [plain, ocsp]
+        if self._settings.health:
+            health = health_socket(self._settings.health)
+            open_at_once.append(Listener(health, self.health_front.serve, limits, on_refused=self._connection_refused, on_bug=self._bug))
+        self.listeners = [*open_at_once, https, peer]
+        self._open = [self._group.create_task(one.serve(STOP_S_MAX)) for one in open_at_once]
         self._group.create_task(self._serve_when(self.contexts.https_ready, https))
         self._group.create_task(self._serve_when(self.contexts.peer_ready, peer))
 

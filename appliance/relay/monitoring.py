@@ -8,18 +8,28 @@ out is a context variable: the ports of `exchange` need not know that somebody w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from urllib.parse import unquote
 
 from appliance.access.paths import normalised
 from appliance.clock import Clock
-from appliance.errors import XacbeError
+from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.dialects import Request
 from appliance.exchange.ports import Body, Trust
-from appliance.messagelog.operations_wire import FAULT_CHARACTERS_MAX, PRODUCER, Operation, cut
+from appliance.messagelog.operations_wire import (
+    FAULT_CHARACTERS_MAX,
+    PRODUCER,
+    AskHealth,
+    FoundOperations,
+    Operation,
+    OperationsHealth,
+    QueryOperations,
+    cut,
+)
 from appliance.model.identifiers import ServerId
 from appliance.net.faults import Fault
 from appliance.net.local_sockets import LocalClient
@@ -28,6 +38,8 @@ from appliance.net.soap_protocol import SoapRequest
 from appliance.version import VERSION
 
 SEND_S, SEND_S_MAX = 2.0, 10.0
+ASK_S_MAX = 30.0
+"""A query opens and packs some thousand records."""
 BATCH_MAX = 250
 """Records in one call: packing them holds the loop for half a millisecond."""
 WAITING_MAX = 20_000
@@ -146,6 +158,8 @@ class Monitoring:
             record.fault_code, record.fault_string = cut(fault.code), cut(fault.message, FAULT_CHARACTERS_MAX)
         if request is not None:
             _describe(record, request, course)
+            if side == PRODUCER and fault is None and course.request_out_ms is None:  # answered by the box itself (sheet 8.1)
+                record.request_out_ts, record.response_in_ts = course.request_in_ms, now_ms
             if side == PRODUCER and isinstance(request, RestRequest):
                 record.rest_path = cut(_path(request))
         return record
@@ -181,6 +195,31 @@ class Monitoring:
                 self.dropped += max(0, len(batch) - room)
                 self._waiting.extendleft(reversed(batch[max(0, len(batch) - room) :]))
                 return
+
+
+class RecorderDesk:
+    """The port `OperationsDesk`: the recorder over its local socket."""
+
+    def __init__(self, recorder: LocalClient) -> None:
+        self._recorder = recorder
+
+    async def query(self, wanted: QueryOperations) -> FoundOperations:
+        with _told_as_away():
+            found: FoundOperations = await self._recorder.call("query_operations", wanted, FoundOperations, timeout_s=ASK_S_MAX)
+        return found
+
+    async def health(self, wanted: AskHealth) -> OperationsHealth:
+        with _told_as_away():
+            found: OperationsHealth = await self._recorder.call("operations_health", wanted, OperationsHealth, timeout_s=ASK_S_MAX)
+        return found
+
+
+@contextlib.contextmanager
+def _told_as_away() -> Iterator[None]:
+    try:
+        yield
+    except UnavailableError as error:
+        raise UnavailableError(str(error), kind="operations.away") from None
 
 
 def _describe(record: Operation, request: Request, course: Course) -> None:

@@ -13,6 +13,7 @@ from appliance.clock import Clock
 from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.routing import InstanceUnknownError
 from appliance.journal import event
+from appliance.model.identifiers import ClientId
 from appliance.net.local_sockets import LocalClient
 from appliance.trust import signed_time
 from appliance.trust.global_configuration import SharedParameters
@@ -38,6 +39,7 @@ class TrustView:
         self._clock, self._log, self._agent, self._on_change = clock, log, agent, on_change
         self._shared: SharedParameters | None = None
         self._expires_us = 0
+        self._monitoring_client: ClientId | None = None
         self._foreign: dict[str, SharedParameters] = {}
         self._foreign_expires_us: dict[str, int] = {}
         self._evidence: dict[bytes, Evidence] = {}
@@ -66,6 +68,11 @@ class TrustView:
         own, now_us = self.shared(), self._clock.now_us()
         return [own, *(one for name, one in self._foreign.items() if now_us < self._foreign_expires_us.get(name, 0))]
 
+    def monitoring_client(self) -> ClientId | None:
+        """Whom our instance lets ask every server for monitoring data. Raises as `shared`."""
+        self.shared()
+        return self._monitoring_client
+
     def current(self) -> SharedParameters | None:
         """The last parameters seen of our instance, valid or not."""
         return self._shared
@@ -92,6 +99,7 @@ class TrustView:
                     loaded = await asyncio.get_running_loop().run_in_executor(None, configuration_files.load_directory, self._directory)
                     self._shared = loaded.shared.pop(view.instance)
                     self._foreign = loaded.shared
+                    self._monitoring_client = loaded.optional.monitoring_client
                     self._take_expiries(view)
                     event(self._log, logging.INFO, "configuration.loaded", generation=view.generation, servers=len(self._shared.servers))
                     self._on_change()

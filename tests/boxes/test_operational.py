@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import gzip
 import json
 import time
 import uuid
@@ -11,7 +13,12 @@ from typing import Any
 import pytest
 import requests
 
+from appliance.exchange.monitoring import ENVMON, HEALTH, METRICS, OPERATIONAL, OPMON
+from appliance.messagelog.operations import SETTLED_S
+from appliance.model.identifiers import ClientId, ServerId
 from tests.boxes.conftest import Lab
+from tests.boxes.soap_client import fault_code, post
+from tests.exchange.test_monitoring import asked
 
 pytestmark = pytest.mark.lab
 WAIT_S = 20.0
@@ -77,3 +84,39 @@ def test_the_table_is_for_people(lab: Lab) -> None:
     heading, line = done.stdout.splitlines()
     assert heading.startswith("LLEGÓ")
     assert lab.client in line
+
+
+def test_a_client_asks_the_other_box_for_its_records_over_the_message_protocol(lab: Lab) -> None:
+    """As PR-OPMON's collector does: sealed, logged, a gzip attachment; the newest two seconds come later."""
+    requests.get(lab.url("/x"), headers={"X-Road-Client": lab.client, "X-Road-UserId": "agente-7"}, timeout=30)
+    awaited(lambda: listed(lab, 2, "--client", lab.client))
+    time.sleep(SETTLED_S + 1)
+
+    answer = post(lab, question(lab, OPERATIONAL, PERIOD, OPMON))
+
+    assert fault_code(answer) == ""
+    whole = email.message_from_bytes(b"Content-Type: " + answer.headers["Content-Type"].encode() + b"\r\n\r\n" + answer.content)
+    soap, attachment = whole.get_payload()
+    assert attachment["Content-ID"] == "<operational-monitoring-data.json.gz>"
+    assert attachment.get_content_type() == "application/gzip"
+    told = json.loads(gzip.decompress(attachment.get_payload(decode=True)))["records"]
+    assert any(one.get("messageUserId") == "agente-7" and one["restPath"].startswith("/") for one in told)
+    mine = lab.client.split("/")[3]
+    assert all(mine in (one["clientSubsystemCode"], one["serviceSubsystemCode"]) for one in told)
+    assert f"recordsCount>{len(told)}<" in soap.get_payload()
+
+
+def test_health_of_another_box_is_told_and_metrics_are_refused_to_a_mere_client(lab: Lab) -> None:
+    health = post(lab, question(lab, HEALTH, "", OPMON))
+    assert fault_code(health) == ""
+    assert "statisticsPeriodSeconds>600<" in health.text
+
+    assert fault_code(post(lab, question(lab, METRICS, "", ENVMON))) == "server.serverproxy.access_denied"
+
+
+PERIOD = "<om:searchCriteria><om:recordsFrom>1</om:recordsFrom><om:recordsTo>4000000000</om:recordsTo></om:searchCriteria>"
+
+
+def question(lab: Lab, code: str, content: str, namespace: str) -> bytes:
+    server = ServerId.parse(lab.box(2)["server_id"])
+    return asked(ClientId.parse(lab.client), code, content, server.owner, server, namespace)
