@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +76,18 @@ def load_directory(path: Path) -> LoadedConfiguration:
     for name, found in shared.items():
         shared[name] = replace(found, ocsp_freshness_s=own.ocsp_freshness_s, checks_next_update=optional.checks_next_update)
     return LoadedConfiguration(instance, shared, expires, optional)
+
+
+def verification_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """What a verifier elsewhere needs of a configuration directory, file by file: the shared parameters of every instance, and of their
+    metadata the version alone (sheet 2.8). Raises ConfigurationAbsentError, ConfigurationMalformedError.
+    """
+    yield INSTANCE_FILE, _read(path / INSTANCE_FILE, 1024)
+    for folder in sorted(path.iterdir())[: INSTANCES_MAX + 1]:
+        if (folder / SHARED_FILE).is_file():
+            version = _version(_metadata(folder / (SHARED_FILE + METADATA)))
+            yield f"{folder.name}/{SHARED_FILE}", _read(folder / SHARED_FILE, SHARED_BYTES_MAX)
+            yield f"{folder.name}/{SHARED_FILE}{METADATA}", b'{"configurationVersion":"%d"}' % version
 
 
 def write_layout(path: Path, own: str, configurations: Iterable[ConfigurationInForce]) -> None:

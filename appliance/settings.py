@@ -136,6 +136,8 @@ class RecorderSettings:
     """Or after so many records."""
     operations_bytes_max: int = 256 << 20
     """Operational records, compressed: some millions, for seven days at most; the oldest go first."""
+    signed_documents: bool = True
+    """Whether information systems may fetch the signed documents of their own messages (`/asic`)."""
 
     def __post_init__(self) -> None:
         _within("recorder.operations_bytes_max", self.operations_bytes_max, 1 << 20, 64 << 30)

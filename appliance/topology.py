@@ -98,6 +98,8 @@ PROCESSES: tuple[Process, ...] = (
             "list_records": (CONSOLE,),
             "list_audits": (CONSOLE,),
             "read_record": (CONSOLE,),
+            "find_own": ("relay",),
+            "read_own": ("relay",),
             "prove_record": (CONSOLE,),
             "report_exchanges": (CONSOLE,),
             "archive_groups": ("archivist",),

@@ -19,7 +19,7 @@ from appliance.exchange.local_view import LocalView
 from appliance.exchange.ports import Body, BodySource, Log, Peers, Sealed, Sealer, Trust, sealed_parts
 from appliance.exchange.records import record_of
 from appliance.messagelog.wire import CLIENT, REQUEST, RESPONSE
-from appliance.model.identifiers import ServerId
+from appliance.model.identifiers import ClientId, ServerId
 from appliance.net.soap_protocol import SoapFraming, SoapRequest
 
 
@@ -54,13 +54,13 @@ class ClientSide:
         is now: what may be is asked again after every long wait (II.2.XIV).
         """
         # (1) the client is ours, registered with CEIQROO for this box, and proved itself as its mode asks
-        self._check_client(request, arrival, local())
+        self.check_client(request.client, arrival, local())
         # (2) the provider has a box, or the one that was asked for
         provider = request.service.provider
         routing.servers_for(provider, request.security_server, self._trust.shared(provider.instance))
         # (3) the body is here completely before anything is sealed or sent
         body = await source.receive()
-        self._check_client(request, arrival, local())
+        self.check_client(request.client, arrival, local())
         servers = routing.servers_for(provider, request.security_server, self._trust.shared(provider.instance))
         # (4) sealed with the member's key, (5) durable before anything leaves
         seal = await self._sealer.seal(request.client.member, sealed_parts(request.digest, body))
@@ -76,13 +76,16 @@ class ClientSide:
         # (8) durable and stamped, (9) within the eight-hour rule: now it may be delivered
         appended = await self._log.append(record_of(request, answer, side=CLIENT, direction=RESPONSE, received=True))
         check_delivery(answer.seal, appended)
-        self._check_client(request, arrival, local())
+        self.check_client(request.client, arrival, local())
         return Delivery(response, answer.body, answer.soap)
 
-    def _check_client(self, request: Request, arrival: Arrival | None, local: LocalView) -> None:
-        client = local.client(request.client)
-        if client is None or not routing.is_registered(request.client, self._server, self._trust.shared()):
-            raise ClientUnknownError(f"{request.client} is not a registered client of this box")
+    def check_client(self, name: ClientId, arrival: Arrival | None, local: LocalView) -> None:
+        """The client is ours, registered with CEIQROO for this box, and proved itself as its mode asks. Raises ClientUnknownError,
+        AuthenticationError, ConfigurationExpiredError.
+        """
+        client = local.client(name)
+        if client is None or not routing.is_registered(name, self._server, self._trust.shared()):
+            raise ClientUnknownError(f"{name} is not a registered client of this box")
         if arrival is not None:
             check_authentication(client, arrival)
 

@@ -304,6 +304,13 @@ class Index:
         rows = self._connection.execute(_SUMMARY + where + order, [*span, min(max(wanted.limit, 1), LIST_MAX)])
         return [_row(row) for row in rows]
 
+    def own(self, subsystem: str, query_tag: bytes, limit: int) -> list[Row]:
+        """Messages under an id in which `subsystem` is our side, oldest first."""
+        prefix = f"{subsystem}/"
+        where = "WHERE m.query = ? AND ((m.side = 0 AND c.text = ?) OR (m.side = 1 AND substr(s.text, 1, ?) = ?)) "
+        values = (query_tag, subsystem, len(prefix), prefix, limit)
+        return [_row(row) for row in self._connection.execute(_SUMMARY + where + "ORDER BY m.sequence LIMIT ?", values)]
+
     def requests(self, since_us: int, until_us: int, party_tag: bytes | None, after: int) -> list[Row]:
         """Requests of a time behind record `after`, oldest number first, at most LIST_MAX: for the report (IV.6.IV)."""
         party = "" if party_tag is None else "AND m.represented = ? "

@@ -44,6 +44,10 @@ class Readers:
             raise
         await self._write(Draft(AuditEntry(audit.READ, caller, told), audit=True))
 
+    async def note_own(self, caller: str, facts: dict[str, str]) -> None:
+        """Returns when the audit record is durable of an owner's read of its own message (`own_reading`)."""
+        await self._write(Draft(AuditEntry(audit.READ, caller, {"act": "download", **facts}), audit=True))
+
     async def allow(self) -> None:
         """The role alone, for what shows no message. Raises RoleMissingError, UnavailableError leaves."""
         user = caller_user()

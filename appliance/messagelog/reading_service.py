@@ -119,9 +119,13 @@ class ReadingService:
         wanted = msgspec.msgpack.decode(payload, type=ReadRecord)
         act = "export" if wanted.act == "export" else "show"
         await self._readers.admit(caller, act, wanted.reason, {"record": str(wanted.sequence)})
-        await self._stamped(wanted.sequence, min(wanted.wait_s, WAIT_S_MAX))
+        await self.stamped(wanted.sequence, min(wanted.wait_s, WAIT_S_MAX))
+        return await self.whole(wanted.sequence)
+
+    async def whole(self, sequence: int) -> Reply:
+        """The record with its body's descriptor, for whoever was admitted before."""
         try:
-            content, descriptor = await self.content(wanted.sequence)
+            content, descriptor = await self.content(sequence)
         except CorruptStateError as error:
             self._stop(error)
             raise
@@ -137,7 +141,7 @@ class ReadingService:
                 self._disk.close(sealed.descriptor)
             raise
 
-    async def _stamped(self, sequence: int, wait_s: float) -> None:
+    async def stamped(self, sequence: int, wait_s: float) -> None:
         """Returns when the record has its stamp, or after the wait."""
         ends = asyncio.get_running_loop().time() + wait_s
         while asyncio.get_running_loop().time() < ends:

@@ -34,6 +34,7 @@ from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.log_tree import LogTree
 from appliance.messagelog.monitoring import Monitoring
 from appliance.messagelog.notices import Notices
+from appliance.messagelog.own_reading import OwnReading
 from appliance.messagelog.readers import Accounts, Readers
 from appliance.messagelog.reading import Reader
 from appliance.messagelog.reading_service import ReadingService
@@ -140,6 +141,7 @@ class Recorder:
         self.reading = ReadingService(
             readers, self._reader, self.store, self.tree, self._follower, self.checkpoints, self.keys, self._disk, stop
         )
+        self.own_reading = OwnReading(self.reading, readers, self._follower, self.keys, offered=settings.signed_documents)
         self.custodian = Custodian(root, self.store, self._follower, self._commit, self.keys, self.reading, accounts, clock, log)
         self.custodian.finish_pending(index)
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
@@ -178,6 +180,7 @@ class Recorder:
             "audit": self.audit,
             "log_status": self.log_status,
             **self.reading.handlers(),
+            **self.own_reading.handlers(),
             **notices,
             **self.custodian.handlers(),
             **self.monitoring.handlers(),

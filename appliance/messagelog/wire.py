@@ -1,8 +1,8 @@
 """What the other processes say to the recorder.
 
 Pure. Operations (callers: `appliance.topology`): `open_body`, `drop_body`, `append`, `audit`, `log_status`; for persons `list_records`,
-`list_audits`, `read_record`, `prove_record`, `report_exchanges`, which need a role and a reason (`messagelog.readers`); for withdrawal
-notices `due_notices`, `notices_told`, `take_notices`, `list_notices`.
+`list_audits`, `read_record`, `prove_record`, `report_exchanges`, which need a role and a reason (`messagelog.readers`); for owners
+`find_own`, `read_own` (`own_reading`); for withdrawal notices `due_notices`, `notices_told`, `take_notices`, `list_notices`.
 """
 
 from __future__ import annotations
@@ -234,6 +234,32 @@ class ReadRecord(msgspec.Struct, array_like=True):
 
 
 WAIT_S_MAX = 60.0
+
+
+class FindOwn(msgspec.Struct, array_like=True):
+    """`find_own`: what our `subsystem` sent or received under this message id, as RecordSummary without names, at most OWN_MAX. It waits
+    up to `wait_s` (WAIT_S_MAX) for their time stamps.
+    """
+
+    subsystem: str
+    query_id: str
+    direction: str = ""
+    """REQUEST or RESPONSE; empty: both."""
+    wait_s: float = 0.0
+
+
+class ReadOwn(msgspec.Struct, array_like=True):
+    """`read_own`: one of these whole, answered as `read_record`. `address`, `certificate` (DER): whence the system asks, for the audit."""
+
+    sequence: int
+    subsystem: str
+    query_id: str
+    address: str
+    certificate: bytes = b""
+
+
+OWN_MAX = 100
+"""Messages in one download: an id is meant to be unique, and a client's own."""
 
 
 class ProveRecord(msgspec.Struct, array_like=True):

@@ -86,6 +86,13 @@ ROWS: dict[str, Row] = {
     "metadata.request": Row("invalid_message"),
     "metadata.no_description": Row(INTERNAL, "the service has no description of this kind"),
     "metadata.description_away": Row(INTERNAL, "the description of the service cannot be read"),
+    # signed documents for information systems: their statuses are in exchange.signed_documents
+    "asic.request": Row("invalid_message"),
+    "asic.ambiguous": Row("invalid_message"),
+    "asic.not_found": Row("invalid_message"),
+    "asic.not_stamped": Row("timestamping_failed"),
+    "log.downloads_off": Row("invalid_message"),
+    "log.too_many_documents": Row("invalid_message"),
     # connections: to the other box, to the service, from the information system
     "peer.address_full": _NEIGHBOUR_AWAY,
     "peer.certificate_refused": Row("ssl_authentication_failed", "the authentication certificate of the security server is not acceptable"),

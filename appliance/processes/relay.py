@@ -47,6 +47,7 @@ from appliance.relay.gates import Gates
 from appliance.relay.health_front import HealthFront, health_socket
 from appliance.relay.kept_descriptions import KeptDescriptions
 from appliance.relay.local_follow import LocalFollow
+from appliance.relay.local_services import LocalServices
 from appliance.relay.machine import MachineFigures
 from appliance.relay.monitoring import Monitoring, RecorderDesk, internal_address
 from appliance.relay.notice_courier import Desk, NoticeCourier
@@ -122,7 +123,8 @@ class Relay:
         bound = relay.client_http.rpartition(":")[0]
         self.monitor = Monitoring(server, clock, self.trust, recorder, lambda: internal_address(bound))
         common = (store, self.local.view, self.refusals, self.gates, self.counters, self.monitor)
-        self.client_front = ClientFront(box.instance, client_side, *common)
+        own = LocalServices(state, self.trust, recorder, client_side.check_client, self.local.view, self.refusals, self.gates)
+        self.client_front = ClientFront(box.instance, client_side, *common, own)
         self.peer_front = PeerFront(provider_side, self.trust, self.peers, *common, relay.body_bytes_max)
         self.ocsp_front = OcspFront(self.trust)
         self.health_front = HealthFront(server, clock, self.trust, self.local.view, self.contexts)

@@ -32,6 +32,7 @@ from appliance.relay import monitoring
 from appliance.relay.bodies import BodyStore
 from appliance.relay.gates import Gates, Passage
 from appliance.relay.incoming import IncomingSoap
+from appliance.relay.local_services import LocalServices
 from appliance.relay.monitoring import Course, Monitoring
 from appliance.relay.outgoing import Outgoing
 from appliance.relay.refusals import Refusals, let_go
@@ -118,15 +119,17 @@ class ClientFront:
         gates: Gates,
         counters: Counter[str],
         monitor: Monitoring,
+        services: LocalServices,
     ) -> None:
         self._limits, self._monitor = TransportLimits(body_bytes_max=store.body_bytes_max), monitor
         self._instance, self._side, self._store, self._local = instance, side, store, local
-        self._refusals, self._gates, self._counters = refusals, gates, counters
+        self._refusals, self._gates, self._counters, self._services = refusals, gates, counters, services
 
     async def serve(self, connection: ServerConnection) -> None:
         """Answers request after request until the information system or an error ends the connection."""
         while (head := await connection.request()) is not None:
-            if not await self._answer(connection, head) or not head.keep_alive:
+            answer = self._services.serve if self._services.takes(head) else self._answer
+            if not await answer(connection, head) or not head.keep_alive:
                 connection.close()
                 return
 
