@@ -2,7 +2,8 @@
 
 Erasing a segment's due contents, each step after the one before it is durable:
 
-    1  `retention.json` names the segment         a start that finds it does steps 3 to 6 again
+    0  the segment is whole: what is written anew must not lack what a damaged record hides
+    1  `retention.json` names the segment         a start, or turn, that finds it does steps 3 to 6 again
     2  audit records say what is cut, and why     (custody follows them)
     3  the segment is written anew and put in place; the index learns the new offsets
     4  files of bodies are removed
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -41,12 +41,12 @@ from appliance.messagelog.custody import CONFIRMED, CUT, Due
 from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
-from appliance.messagelog.groups import Draft
+from appliance.messagelog.groups import Draft, LogFullError
 from appliance.messagelog.index import Index, Row
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.readers import Accounts
 from appliance.messagelog.reading import descriptor_for
-from appliance.messagelog.record import MESSAGE, SIGNATURE, AuditEntry, Record
+from appliance.messagelog.record import MESSAGE, SIGNATURE, AuditEntry, BrokenLinkError, Record
 from appliance.messagelog.store import Store
 from appliance.messagelog.terms import Term, Terms
 from appliance.messagelog.wire import RecordContent, RecordSummary
@@ -55,6 +55,8 @@ from appliance.net.local_sockets import Handler, Reply, caller_uid, caller_user
 LOOK_S = 3600.0
 """How often contents whose term has ended are looked for."""
 PENDING = "retention.json"
+DAMAGED = "retention.segment_damaged"
+"""Audit event: contents of this segment are due, but it is not whole any more, so that it stays as it is."""
 RECORDS_MAX = 5000
 """Messages in one archive: their summaries fit into one frame of 4 MiB."""
 SEGMENT_PAUSE_S = 0.2
@@ -198,6 +200,7 @@ class Custodian:
     async def _erase(self) -> Erased:
         async with self._erasing:
             done = Erased(0, 0, 0, 0)
+            await self._follower.ask(self.finish_pending)  # of a turn that had no room; its audit record is durable already
             now_us = self._clock.now_us()
             limits = {
                 name: self.terms.erased_before_us(name, now_us) for name in await self._follower.ask(lambda i: i.custody.subsystems())
@@ -222,6 +225,8 @@ class Custodian:
         return await self._follower.ask(question)
 
     async def _erase_in(self, first: int, due: list[Due], done: Erased) -> None:
+        if not await self._is_whole(first):
+            return
         durable.write_file(self._pending, msgspec.json.encode(first))
         for one in due:
             facts = {"subsystem": one.subsystem, "first": str(one.sequences[0]), "last": str(one.sequences[-1])}
@@ -234,10 +239,36 @@ class Custodian:
         done.bytes += erased.bytes
         event(self._log, logging.INFO, "retention.erased", segment=first, contents=sum(len(one.sequences) for one in due))
 
+    async def _is_whole(self, first: int) -> bool:
+        """Nothing is erased in a damaged segment: it may be all that is left of its records. The others' turns come nevertheless."""
+        try:
+            await self._follower.ask(lambda _: cutting.check_whole(self._disk, first, self._store.last_of(first)))
+        except BrokenLinkError as error:
+            event(self._log, logging.ERROR, DAMAGED, segment=first, kind=error.kind, reason=str(error))
+            facts = {"segment": str(first), "reason": audit.cut(str(error))}
+            await self._commit.append(Draft(AuditEntry(DAMAGED, "recorder", facts), audit=True))
+            return False
+        return True
+
+    def start(self, index: Index) -> None:
+        """Before anybody reads: a run that was cut off is carried out to its end. Without room it waits for the next turn."""
+        try:
+            self.finish_pending(index)
+        except LogFullError as error:
+            event(self._log, logging.WARNING, "retention.put_off", kind=error.kind, reason=str(error))
+
     def finish_pending(self, index: Index) -> None:
-        """At start, before anybody reads: a run that was cut off is carried out to its end."""
-        with suppress(FileNotFoundError):
-            self.finish(index, msgspec.json.decode(self._pending.read_bytes(), type=int))
+        """Carries a run that was cut off out to its end. Raises LogFullError, and what `finish` raises."""
+        try:
+            first = msgspec.json.decode(self._pending.read_bytes(), type=int)
+        except FileNotFoundError:
+            return
+        try:
+            if first in self._store.closed:  # else this is a log that was put back; what is written to must never be replaced
+                self.finish(index, first)
+        except BrokenLinkError as error:  # damaged since: it stays as it is, and `xacbe log audit` names the record
+            event(self._log, logging.ERROR, DAMAGED, segment=first, kind=error.kind, reason=str(error))
+        self._done()
 
     def finish(self, index: Index, first: int) -> Erased:
         """Steps 3 to 6, in the index's thread: nobody looks a record up meanwhile. The same at the second time."""
@@ -249,7 +280,7 @@ class Custodian:
                 (found.kind == MESSAGE and found.sequence not in kept) or (found.kind == SIGNATURE and found.sequence not in signatures)
             )
 
-        anew = cutting.write_anew(self._disk, first, self._store.mark_of(first), keeps)
+        anew = cutting.write_anew(self._disk, first, last, self._store.mark_of(first), keeps)
         cutting.put_in_place(self._disk, anew)
         self._store.replaced(first, anew.saved_bytes)
         index.moved(anew.offsets)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from appliance.messagelog import record
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.groups import LogFullError
-from appliance.messagelog.record import SEGMENT_HEAD, Record
-from appliance.messagelog.store import BODIES, SEGMENTS, WriteFailedError, body_path
+from appliance.messagelog.record import SEGMENT_HEAD, BrokenLinkError, Buffer, Record
+from appliance.messagelog.store import BODIES, SEGMENTS, WriteFailedError, body_path, segment_path
 
 WRITE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -27,10 +27,27 @@ class Anew:
     cut: int = 0
 
 
-def write_anew(disk: Disk, first: int, mark: int, keeps: Callable[[Record], bool]) -> Anew:
-    """Durable when it returns, still without its name. Raises LogFullError, OSError, SyncFailedError."""
+def check_whole(disk: Disk, first: int, last: int) -> Buffer:
+    """The segment's bytes, when they are its records `first` to `last`, linked, and nothing else. Raises BrokenLinkError.
+
+    What is written anew replaces what was there: a record that a damaged one hides would be gone for ever.
+    """
+    data = disk.view(segment_path(first))
+    mark = record.mark_of(data)
+    expected, offset, link = first, SEGMENT_HEAD.size, b""
+    for found in () if mark is None else record.records(data, mark):
+        if found.sequence != expected or (link and found.previous != link) or not found.fits_content:
+            break
+        expected, offset, link = expected + 1, offset + found.size, found.link
+    if expected != last + 1 or offset != len(data):
+        raise BrokenLinkError(first, offset, expected, "damaged: its segment stays as it is")
+    return data
+
+
+def write_anew(disk: Disk, first: int, last: int, mark: int, keeps: Callable[[Record], bool]) -> Anew:
+    """Durable when it returns, still without its name. Raises BrokenLinkError, LogFullError, OSError, SyncFailedError."""
     anew = Anew(first, f"{SEGMENTS}/{first:020d}.new")
-    data = disk.view(f"{SEGMENTS}/{first:020d}.log")
+    data = check_whole(disk, first, last)
     disk.remove(anew.path)
     handle = disk.create(anew.path)
     try:

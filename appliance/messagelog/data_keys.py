@@ -105,6 +105,8 @@ class DataKeys:
         if self._tags is None:
             self._tags = await self._tag_key()
         number = 1 + max((int(name.split("-")[0].split(".")[0]) for name in self._names()), default=0)
+        if self._current is not None:  # it may get its files while the token wraps: its number, and they, are not for the next one
+            number = max(number, self._current.number + 1)
         keys = os.urandom(EPOCH_BYTES)
         self._kept_epoch = await self._wrap(keys, f"epoch {number}")
         self._current, self._since_s = Epoch(number, keys), self._clock.monotonic_s()

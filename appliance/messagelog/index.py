@@ -239,11 +239,13 @@ class Index:
         return number
 
     def moved(self, offsets: Iterable[tuple[int, int]]) -> None:
-        """(sequence, offset) of every record of a segment that was written anew."""
+        """(sequence, offset) of every record of a segment that was written anew. Durable when it returns: links do not tell that offsets
+        are of before, so that an index without them would be believed at the next start."""
         places = [(offset, sequence) for sequence, offset in offsets]
         with self._connection as connection:
             for table in ("message", "signature", "stamp"):
                 connection.executemany(f"UPDATE {table} SET offset = ? WHERE sequence = ?", places)  # noqa: S608  # nosec B608
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # syncs both files; a commit alone does not (NORMAL)
 
     # -- questions
 

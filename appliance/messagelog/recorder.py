@@ -143,7 +143,7 @@ class Recorder:
         )
         self.own_reading = OwnReading(self.reading, readers, self._follower, self.keys, offered=settings.signed_documents)
         self.custodian = Custodian(root, self.store, self._follower, self._commit, self.keys, self.reading, accounts, clock, log)
-        self.custodian.finish_pending(index)
+        self.custodian.start(index)
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.monitoring = Monitoring(root, settings.operations_bytes_max, self.keys, clock, self.store.room, log)
         self.growth = Growth()

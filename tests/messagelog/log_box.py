@@ -84,7 +84,8 @@ class LogBox:
         return self.accounts
 
     @contextlib.asynccontextmanager
-    async def opened(self) -> AsyncIterator[Recorder]:
+    async def opened(self, *, with_keys: bool = True) -> AsyncIterator[Recorder]:
+        """`with_keys`: each subsystem's key is there, as after the first message of a day."""
         recorder = Recorder(
             self.root,
             self.settings,
@@ -100,7 +101,7 @@ class LogBox:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(recorder.run())
             try:
-                for subsystem in () if self.signer.token.away else SUBSYSTEMS:  # their keys are there, as after the first message of a day
+                for subsystem in SUBSYSTEMS if with_keys and not self.signer.token.away else ():
                     await recorder.keys.sealing_with(subsystem)
                 yield recorder
             finally:

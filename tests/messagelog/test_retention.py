@@ -16,7 +16,9 @@ from appliance.messagelog import custodian, cutting, data_keys
 from appliance.messagelog.archive_wire import Archivable, ChangeTerm, ConfirmArchive, ListArchivable
 from appliance.messagelog.custodian import ArchiveGapError
 from appliance.messagelog.data_keys import EPOCH_S
-from appliance.messagelog.groups import Draft
+from appliance.messagelog.groups import Draft, LogFullError, Written
+from appliance.messagelog.index import Index
+from appliance.messagelog.record import MESSAGE, AuditEntry, mark_of, records
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.terms import Terms, TermsMalformedError
 from appliance.messagelog.wire import AuditRecord, BodyFile, ListRecords, OpenBody
@@ -242,7 +244,9 @@ def test_an_erasure_that_is_cut_off_at_any_step_loses_nothing_and_is_ended_by_th
             case "commit":
                 real = recorder._commit.append
 
-                async def cut(draft: Draft) -> None:
+                async def cut(draft: Draft) -> Written:
+                    if not isinstance(draft.entry, AuditEntry):  # a checkpoint's own turn
+                        return await real(draft)
                     if after:
                         await real(draft)
                     raise Cut("append")
@@ -280,3 +284,78 @@ def test_an_erasure_that_is_cut_off_at_any_step_loses_nothing_and_is_ended_by_th
     played(box, later)
     (box.root / "index.sqlite").unlink()
     played(box, later)
+
+
+async def two_old(recorder: Recorder, box: LogBox) -> None:
+    """Two archived messages whose term has ended."""
+    await append(recorder, box.appends(["Q-1"], body=b"said")[0])
+    await large(recorder, box, "Q-2", b"at length" * 20_000)
+    box.clock.pass_s(31 * DAY_S)
+    await confirm(recorder, await next_archive(recorder))
+
+
+@pytest.mark.case("T30", "T34")
+def test_a_segment_that_is_not_whole_any_more_is_not_written_anew_so_that_nothing_behind_the_damage_is_lost(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        await two_old(recorder, box)
+        recorder.store.roll()
+        await append(recorder, box.appends(["Q-3"])[0])
+        segment = box.root / "segments" / f"{1:020d}.log"
+        data = bytearray(segment.read_bytes())
+        data[len(data) // 2] ^= 1
+        segment.write_bytes(data)
+        assert await erase(recorder) == 0
+        assert segment.read_bytes() == data
+        assert len(os.listdir(box.root / "bodies")) == 1
+        with called_by(os.getuid()):
+            found = await recorder.reading.list_audits("console", msgspec.msgpack.encode([99]))
+        assert [one.facts["segment"] for one in found if one.event == custodian.DAMAGED] == ["1"]
+        assert not box.stopped
+
+    played(box, act)
+
+
+@pytest.mark.case("T30")
+@pytest.mark.parametrize("restart", [False, True])
+def test_an_erasure_that_found_no_room_is_ended_by_the_next_turn_and_does_not_stop_a_start(
+    box: LogBox, restart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise LogFullError("no room to write a segment anew")
+
+    async def act(recorder: Recorder) -> None:
+        await two_old(recorder, box)
+        monkeypatch.setattr(cutting, "write_anew", no_room)
+        with pytest.raises(LogFullError):
+            await erase(recorder)
+        if not restart:
+            await ends(recorder)
+
+    async def ends(recorder: Recorder) -> None:
+        assert len(os.listdir(box.root / "bodies")) == 1
+        monkeypatch.undo()
+        await erase(recorder)
+        assert os.listdir(box.root / "bodies") == []
+        assert not (box.root / custodian.PENDING).exists()
+        held = (box.root / "segments" / f"{1:020d}.log").read_bytes()
+        marks = [one.is_content_cut for one in records(held, mark_of(held) or 0) if one.kind == MESSAGE]
+        assert marks == [True, True]
+
+    played(box, act)
+    if restart:
+        played(box, ends)
+
+
+@pytest.mark.case("T30")
+def test_new_offsets_survive_the_loss_of_everything_that_the_index_had_not_synced(box: LogBox, tmp_path: Path) -> None:
+    async def act(recorder: Recorder) -> None:
+        await two_old(recorder, box)
+        await erase(recorder)
+        synced = tmp_path / "index.sqlite"
+        synced.write_bytes((box.root / "index.sqlite").read_bytes())  # its -wal is what a power cut takes
+        there, lost = recorder._follower._index, Index(synced)
+        assert [lost.offset(each) for each in (2, 3, 4, 5)] == [there.offset(each) for each in (2, 3, 4, 5)]
+        assert any(there.offset(each) for each in (2, 3, 4, 5))
+        lost.close()
+
+    played(box, act)

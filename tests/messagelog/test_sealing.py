@@ -192,3 +192,37 @@ def test_groups_are_our_own_subsystems(box: LogBox) -> None:
         assert sorted(key.group for key in (await recorder.keys.epoch(1)).groups.values()) == sorted(SUBSYSTEMS)
 
     played(box, act)
+
+
+def test_a_message_that_begins_an_epoch_while_the_next_one_is_being_wrapped_keeps_its_keys(
+    box: LogBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapping, go = asyncio.Event(), asyncio.Event()
+
+    async def act(recorder: Recorder) -> list[int]:
+        keys = recorder.keys
+        while not keys.ready:
+            await asyncio.sleep(0.01)
+        wrap = keys._wrap
+
+        async def slow(data: bytes, purpose: str) -> bytes:
+            wrapping.set()
+            await go.wait()
+            return await wrap(data, purpose)
+
+        monkeypatch.setattr(keys, "_wrap", slow)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keys._begin())  # a day after a start without messages
+            await wrapping.wait()
+            first = await append(recorder, box.appends(["Q-first"], body=b"first")[0])
+            go.set()
+        second = await append(recorder, box.appends(["Q-second"], body=b"second")[0])
+        return [first.sequence, second.sequence]
+
+    async def play() -> None:
+        async with box.opened(with_keys=False) as recorder:
+            told = await act(recorder)
+        async with box.opened() as recorder:
+            assert [(await read(recorder, each))[0].body for each in told] == [b"first", b"second"]
+
+    asyncio.run(play())
