@@ -27,7 +27,6 @@ from appliance import durable
 from appliance.clock import Clock
 from appliance.errors import CorruptStateError, UnavailableError
 from appliance.journal import event
-from appliance.messagelog import containers
 from appliance.messagelog.archive import ENCRYPTED, ArchiveWriter, Hashed, Link, archive_name, container_name
 from appliance.messagelog.archive_wire import Archivable, ConfirmArchive, ListArchivable, MadeArchive, ReadArchivable
 from appliance.messagelog.wire import RecordContent
@@ -194,6 +193,8 @@ class Archiving:
         return made
 
     def _feed(self, pipe: BinaryIO, loop: asyncio.AbstractEventLoop, before: Link, found: Archivable) -> Link:
+        from appliance.messagelog import containers  # XML and X.509: six megabytes, for a box that has archives to make
+
         writer = ArchiveWriter(pipe, before)
         for record in found.records:
             asked = self._recorder.call_for_descriptor("read_archivable", ReadArchivable(record.sequence), RecordContent, READ_S_MAX)

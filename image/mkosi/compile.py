@@ -14,7 +14,8 @@ def main() -> None:
     root = Path(sys.argv[1])
     for directory in sys.argv[2:]:
         for source in sorted((root / directory).rglob("*.py")):
-            compiled(source, "/" + str(source.relative_to(root)))
+            if not source.is_symlink():  # into /etc: a path of the root, not of this machine
+                compiled(source, "/" + str(source.relative_to(root)))
 
 
 def compiled(source: Path, name: str) -> None:
