@@ -70,7 +70,8 @@ class RelaySettings:
     exchanges_max: int = 1024
     """In flight at once; one more is refused (`relay.busy`)."""
     answer_s_max: int = 90
-    foreign_servers: bool = False
+    foreign_servers: str = ""
+    """Servers that speak X-Road's TLS profile (`exchange.foreign`): `INSTANCE/CLASS/CODE/SERVER` between spaces, `*`: any; empty: none."""
     fault_spelling: str = "7.8"
     system_ca_file: str = ""
 

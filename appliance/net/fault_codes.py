@@ -102,6 +102,7 @@ ROWS: dict[str, Row] = {
     "peer.fault": Row("invalid_message", "the other security server sent a fault"),
     "peer.not_registered": Row("ssl_authentication_failed", "the authentication certificate is not registered for this"),
     "peer.timeout": Row("network_error", "the other side was too slow"),
+    "peer.tls_profile": Row("ssl_authentication_failed", "this TLS profile is not allowed to the security server"),
     "peer.tls_rejected": Row("ssl_authentication_failed", "no TLS connection with the other security server"),
     "peer.unreachable": Row("network_error", "the other security server cannot be reached"),
     "relay.tls_unready": Row("ssl_authentication_failed", "the security server has no valid authentication certificate"),

@@ -38,6 +38,7 @@ Sign = Callable[[bytes], bytes]
 _SSL_CTRL_CHAIN_CERT, _ADD_A_REFERENCE = 89, 1
 _SSL_CTRL_MODE, _NO_AUTO_CHAIN = 33, 0x8
 _CRYPTO_EX_INDEX_EC_KEY = 8
+_PURPOSE_ANY = 7
 _SIGN = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_int, c_void_p, POINTER(c_uint), c_void_p, c_void_p, c_void_p)
 _SIGN_SIG = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p)
 
@@ -95,6 +96,15 @@ def accept_any_certificate(context: ssl.SSLContext) -> None:
     _library().ssl.SSL_CTX_set_cert_verify_callback(pointer, _ACCEPT_ANY, None)
 
 
+def accept_any_purpose(context: ssl.SSLContext) -> None:
+    """For connections between boxes: OpenSSL does not look at key usages. X-Road takes certificates with clientAuth alone, with both uses,
+    and without extended usage on both sides of a connection (sheet 3.2, 5.2); OpenSSL wants serverAuth of a server. Which certificate may
+    stand here is decided by `exchange.peer_trust`, on every connection, before a message counts.
+    """
+    pointer = c_void_p.from_address(id(context) + object.__basicsize__)
+    _expect(_library().ssl.SSL_CTX_set_purpose(pointer, _PURPOSE_ANY) == 1, "a context without purpose")
+
+
 def self_test() -> None:
     """A mutual TLS 1.3 handshake in memory, both keys behind callbacks. Raises TokenKeyUnusableError; call it before listening."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -141,6 +151,7 @@ class _Library:
             getattr(self.ssl, name).argtypes = [c_void_p, c_void_p]
         self.ssl.SSL_CTX_set_cert_verify_callback.argtypes = [c_void_p, _VERIFY, c_void_p]
         self.ssl.SSL_CTX_set_cert_verify_callback.restype = None
+        self.ssl.SSL_CTX_set_purpose.argtypes = [c_void_p, c_int]
         self.ssl.SSL_CTX_ctrl.argtypes, self.ssl.SSL_CTX_ctrl.restype = [c_void_p, c_int, c_long, c_void_p], c_long
         self.place = self.crypto.CRYPTO_get_ex_new_index(_CRYPTO_EX_INDEX_EC_KEY, c_long(0), None, None, None, None)
         # Never freed, like the two callbacks: keys of contexts that are gone may still point at it.

@@ -22,6 +22,7 @@ from appliance.clock import Clock, SystemClock
 from appliance.errors import XacbeError
 from appliance.exchange import notices
 from appliance.exchange.client_side import ClientSide
+from appliance.exchange.foreign import ForeignServers
 from appliance.exchange.metadata import Metadata
 from appliance.exchange.monitoring import MonitoringServices
 from appliance.exchange.peer_trust import PeerTrust
@@ -90,7 +91,8 @@ class Relay:
         signer = SignerClient(state, "relay")
         self.trust = TrustView(state, clock, log, LocalClient(channel_path(state, "trust_agent", "relay")), self._configuration_changed)
         self.local = LocalFollow(LocalClient(channel_path(state, "supervisor", "relay")), self.trust)
-        self.contexts = Contexts(state, log, signer, foreign=relay.foreign_servers)
+        foreign = ForeignServers(relay.foreign_servers)
+        self.contexts = Contexts(state, log, signer, foreign=bool(foreign))
         self.threads = HandshakeThreads()
         self.sealing = Sealing(clock, log, signer, self.trust, group)
         self.gates = Gates(relay.exchanges_max)
@@ -110,6 +112,7 @@ class Relay:
             ocsp_port=relay.ocsp_port,
             answer_s_max=relay.answer_s_max,
             body_bytes_max=relay.body_bytes_max,
+            foreign=foreign,
         )
         system_dialer = Dialer(DialerLimits(idle_s_max=relay.system_idle_s_max), self.threads)
         self.dialers = (dialer, system_dialer)
@@ -125,7 +128,7 @@ class Relay:
         common = (store, self.local.view, self.refusals, self.gates, self.counters, self.monitor)
         own = LocalServices(state, self.trust, recorder, client_side.check_client, self.local.view, self.refusals, self.gates)
         self.client_front = ClientFront(box.instance, client_side, *common, own)
-        self.peer_front = PeerFront(provider_side, self.trust, self.peers, *common, relay.body_bytes_max)
+        self.peer_front = PeerFront(provider_side, self.trust, self.peers, *common, relay.body_bytes_max, foreign)
         self.ocsp_front = OcspFront(self.trust)
         self.health_front = HealthFront(server, clock, self.trust, self.local.view, self.contexts)
         self.listeners: list[Listener] = []

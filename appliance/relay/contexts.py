@@ -36,12 +36,14 @@ class Contexts:
     """Contexts by purpose; each `..._context` gives the newest one. Raises TlsUnreadyError until there is one."""
 
     def __init__(self, state: Path, log: logging.Logger, signer: SignerClient, *, foreign: bool) -> None:
+        """`foreign`: there are servers that speak X-Road's TLS profile."""
         self._log, self._signer, self._foreign = log, signer, foreign
         self._sign = {label: HandshakeSigner(state, "relay", label) for label in (PEER_KEY, INTERNAL_KEY)}
         self._chains: dict[str, tuple[bytes, ...]] = {}
         self._anchors: tuple[bytes, ...] = ()
         self._server: ssl.SSLContext | None = None
         self._client: ssl.SSLContext | None = None
+        self._foreign_client: ssl.SSLContext | None = None
         self._shown: bytes | None = None
         self._https: ssl.SSLContext | None = None
         self.peer_ready, self.https_ready = asyncio.Event(), asyncio.Event()
@@ -49,8 +51,9 @@ class Contexts:
     def peer_server_context(self) -> ssl.SSLContext:
         return _present(self._server)
 
-    def peer_client_context(self) -> ssl.SSLContext:
-        return _present(self._client)
+    def peer_client_context(self, *, foreign: bool = False) -> ssl.SSLContext:
+        """`foreign`: one that also offers X-Road's profile; never where the settings name no foreign server."""
+        return _present(self._foreign_client if foreign and self._foreign else self._client)
 
     def https_context(self) -> ssl.SSLContext:
         return _present(self._https)
@@ -93,7 +96,10 @@ class Contexts:
         if loader is None or not self._anchors:
             return
         self._server = tls.peer_server_context(self._anchors, loader, foreign=self._foreign)
-        self._client = tls.peer_client_context(self._anchors, loader, foreign=self._foreign)
+        self._client = tls.peer_client_context(self._anchors, loader)
+        self._foreign_client = tls.peer_client_context(self._anchors, loader, foreign=True) if self._foreign else None
+        for context in filter(None, (self._server, self._client, self._foreign_client)):
+            token_key.accept_any_purpose(context)  # `exchange.peer_trust` decides by the certificate's profile
         self._shown = self._chains[PEER_KEY][0]
         self.peer_ready.set()
         event(self._log, logging.INFO, "tls.peer_context_made", anchors=len(self._anchors))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from appliance.errors import CorruptStateError, XacbeError
 from appliance.exchange.dialects import Request
+from appliance.exchange.foreign import ForeignProfileError, ForeignServers
 from appliance.exchange.local_view import LocalView
 from appliance.exchange.peer_trust import PeerNotRegisteredError, PeerTrust
 from appliance.exchange.ports import Sealed, Trust
@@ -66,7 +67,9 @@ class PeerFront:
         counters: Counter[str],
         monitor: Monitoring,
         body_bytes_max: int,
+        foreign: ForeignServers,
     ) -> None:
+        self._foreign = foreign
         self._side, self._trust, self._peers, self._store, self._local = side, trust, peers, store, local
         self._refusals, self._gates, self._counters, self._monitor = refusals, gates, counters, monitor
         self._limits = TransportLimits(body_bytes_max=body_bytes_max)
@@ -76,9 +79,11 @@ class PeerFront:
         certificate = connection.peer.certificate or b""
         theirs = ""
         try:
-            theirs = self._peers.check_registered(certificate, *self._trust.instances()).address
+            server = self._peers.check_registered(certificate, *self._trust.instances())
+            theirs = server.address
+            self._foreign.check(server, connection.peer.protocol)
         except XacbeError as error:
-            if isinstance(error, PeerNotRegisteredError):
+            if isinstance(error, PeerNotRegisteredError | ForeignProfileError):
                 await self._turn_away(connection, error, certificate)
                 return  # otherwise there is no valid configuration: each message is told so
         while (head := await connection.request()) is not None:
@@ -86,7 +91,7 @@ class PeerFront:
                 connection.close()
                 return
 
-    async def _turn_away(self, connection: ServerConnection, error: PeerNotRegisteredError, certificate: bytes) -> None:
+    async def _turn_away(self, connection: ServerConnection, error: XacbeError, certificate: bytes) -> None:
         """The one thing that a stranger with a certificate of ours is told, before a byte of its message is read."""
         self._counters[error.kind] += 1
         digest = hashlib.sha256(certificate).hexdigest()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from appliance.clock import Clock
 from appliance.errors import UnverifiedError, XacbeError
+from appliance.exchange.foreign import ForeignServers
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.ports import Sealed
 from appliance.model.identifiers import ClientId
@@ -56,7 +57,9 @@ class PeerLink:
         ocsp_port: int,
         answer_s_max: float,
         body_bytes_max: int,
+        foreign: ForeignServers,
     ) -> None:
+        self._foreign = foreign
         self._clock, self._dialer, self._contexts, self._trust, self._peers = clock, dialer, contexts, trust, peers
         self._store, self._peer_port, self._ocsp_port, self._answer_s_max = store, peer_port, ocsp_port, answer_s_max
         self._limits = TransportLimits(body_bytes_max=body_bytes_max)
@@ -76,11 +79,13 @@ class PeerLink:
         self, servers: Sequence[SecurityServer], provider: ClientId, shared: SharedParameters, request: Sealed, request_id: str
     ) -> ClientConnection:
         boundary = transport_protocol.message_boundary(os.urandom(30))
-        context, ocsp = self._contexts.peer_client_context(), self._own_evidence()  # of one moment: the proof is of what the context shows
+        foreign = self._foreign.among(servers)
+        # of one moment: the proof is of what the context shows
+        context, ocsp = self._contexts.peer_client_context(foreign=foreign), self._own_evidence()
         message = Outgoing.between_boxes(boundary, REST_REQUEST, request, ocsp)
         whole = message.whole
         for _ in range(TRIES):
-            connection = await self._believed(servers, provider, shared, context)
+            connection = await self._believed(servers, provider, shared, context, "foreign" if foreign else "peer")
             head = _envelope(connection, boundary, request_id, request.soap, message.size)
             try:
                 if whole is not None:
@@ -122,7 +127,7 @@ class PeerLink:
     # Whom we talk to
 
     async def _believed(
-        self, servers: Sequence[SecurityServer], provider: ClientId, shared: SharedParameters, context: ssl.SSLContext
+        self, servers: Sequence[SecurityServer], provider: ClientId, shared: SharedParameters, context: ssl.SSLContext, purpose: str
     ) -> ClientConnection:
         """A connection whose other end has passed the three-part check now, kept or fresh."""
         addresses = [(server.address, self._peer_port) for server in servers if server.address]
@@ -130,7 +135,7 @@ class PeerLink:
         async def check(peer: Peer) -> None:
             await self._check(peer, provider, shared)
 
-        connection = await self._dialer.acquire(addresses, "peer", context=context, check=check)
+        connection = await self._dialer.acquire(addresses, purpose, context=context, check=check)
         try:
             await self._check(connection.peer, provider, shared)
         except BaseException:
@@ -141,6 +146,7 @@ class PeerLink:
 
     async def _check(self, peer: Peer, provider: ClientId, shared: SharedParameters) -> None:
         certificate = peer.certificate or b""
+        self._foreign.check(self._peers.check_registered(certificate, shared), peer.protocol)
         if self._peers.known(certificate, shared):
             self._peers.check_provider(certificate, (), provider, shared)
             return
