@@ -61,6 +61,38 @@ ARCHIVE_TEXTS: dict[str, tuple[str, str]] = {
     "log.retention_head.kept": ("GUARDADOS", "KEPT"),
     "log.retention_head.oldest": ("DESDE", "SINCE"),
     "log.retention_head.archived": ("ARCHIVADO HASTA", "ARCHIVED THROUGH"),
+    "kind.archive.on_its_way": (
+        "un destino remoto todavía no tiene el archivo",
+        "a remote target does not have the archive yet",
+    ),
+    "kind.archive.no_such_cargo": ("ese archivo ya no espera al mensajero", "that archive does not wait for the courier any more"),
+    "kind.archive.failing": (
+        "hace mucho que no se puede archivar: nada se borra y el disco se llena",
+        "archiving has failed for long: nothing is erased and the disk fills",
+    ),
+    "kind.courier.unreachable": ("el destino remoto no responde", "the remote target does not answer"),
+    "kind.courier.host_key_wrong": (
+        "el servidor no es el que dicen los ajustes; no se le envió nada",
+        "the server is not the one that the settings name; nothing was sent to it",
+    ),
+    "kind.courier.credentials_missing": ("falta la credencial del destino remoto", "the remote target's credential is missing"),
+    "kind.courier.credentials_refused": (
+        "el destino remoto no acepta la credencial, o no le permite esto",
+        "the remote target refuses the credential, or does not let it do this",
+    ),
+    "kind.courier.place_missing": (
+        "en el destino remoto no existe el directorio o depósito",
+        "the remote directory or bucket does not exist",
+    ),
+    "kind.courier.target_refused": ("el destino remoto se niega", "the remote target refuses"),
+    "kind.courier.damaged_on_the_way": (
+        "lo que devolvió el destino no es lo enviado; se envía otra vez",
+        "what the target gave back is not what was sent; it is sent again",
+    ),
+    "kind.courier.name_taken": (
+        "en el destino hay otro archivo con ese nombre; no se sobrescribe",
+        "another file has that name at the target; it is not written over",
+    ),
     "kind.archive.off": ("no hay destino o destinatarios para los archivos", "there is no target or recipient for archives"),
     "kind.archive.target_away": (
         "el destino de los archivos no responde; esperan en la caja",

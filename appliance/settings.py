@@ -160,6 +160,8 @@ class ArchivistSettings:
     """`none`, `member` or `subsystem`: whose messages share archives and a chain."""
     archive_bytes_max: int = 32 << 20
     interval_s: int = 6 * 3600
+    alarm_s: int = 24 * 3600
+    """Archives that cannot be made or handed over for so long are an incident."""
 
     def __post_init__(self) -> None:
         if self.grouping not in ("none", "member", "subsystem"):
@@ -170,6 +172,79 @@ class ArchivistSettings:
             raise SettingsError("archivist.directory_place: must be MX, the archive stays in Mexico (rules I.4.I and IV.2.III.D)")
         _within("archivist.archive_bytes_max", self.archive_bytes_max, 1 << 20, 1 << 30)
         _within("archivist.interval_s", self.interval_s, 60, 7 * 86400)
+        _within("archivist.alarm_s", self.alarm_s, 60, 7 * 86400)
+
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_HOST_KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]{40,2000}={0,2}")
+_ENDPOINT = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX = re.compile(r"([A-Za-z0-9_.-]{1,100}/){0,8}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CourierSettings:
+    """Remote targets of archives: an SFTP server, an S3-compatible service, or both. Each must have an archive before it is confirmed.
+
+    Credentials are files of the process (`credentials/courier/`): `sftp_key` (a private key of OpenSSH), `s3_key` (access key and secret).
+    """
+
+    sftp_host: str = ""
+    sftp_port: int = 22
+    sftp_user: str = ""
+    sftp_directory: str = ""
+    """An absolute path on the server; it must exist."""
+    sftp_host_key: str = ""
+    """`ssh-ed25519 AAAA...`: the server's public key, pinned."""
+    sftp_place: str = ""
+    s3_endpoint: str = ""
+    """`https://host[:port]`."""
+    s3_bucket: str = ""
+    s3_prefix: str = ""
+    """Before every name: empty, or `words/`."""
+    s3_region: str = "us-east-1"
+    s3_authorities: str = ""
+    """PEM file of the authorities that vouch for the service; empty: the system's."""
+    s3_place: str = ""
+    retry_s: int = 30
+    """After a failure; doubled at each further one, up to `retry_s_max`."""
+    retry_s_max: int = 1800
+
+    def __post_init__(self) -> None:
+        if self.sftp_host:
+            self._check_sftp()
+        if self.s3_endpoint:
+            self._check_s3()
+        for path, place in (("sftp", self.sftp_place if self.sftp_host else "MX"), ("s3", self.s3_place if self.s3_endpoint else "MX")):
+            if place != "MX":
+                raise SettingsError(f"courier.{path}_place: must be MX, the archive stays in Mexico (rules I.4.I and IV.2.III.D)")
+        _within("courier.retry_s", self.retry_s, 1, 3600)
+        _within("courier.retry_s_max", self.retry_s_max, self.retry_s, 86400)
+
+    def _check_sftp(self) -> None:
+        if not _HOST.fullmatch(self.sftp_host):
+            raise SettingsError("courier.sftp_host: must be a name or an address")
+        if not _ACCOUNT.fullmatch(self.sftp_user):
+            raise SettingsError("courier.sftp_user: must be an account's name")
+        if not self.sftp_directory.startswith("/"):
+            raise SettingsError("courier.sftp_directory: must be an absolute path")
+        if not _HOST_KEY.fullmatch(self.sftp_host_key):
+            raise SettingsError("courier.sftp_host_key: must be the server's public key, `ssh-ed25519 AAAA...`")
+        _within("courier.sftp_port", self.sftp_port, 1, 65535)
+
+    def _check_s3(self) -> None:
+        if not _ENDPOINT.fullmatch(self.s3_endpoint):
+            raise SettingsError("courier.s3_endpoint: must be https://host or https://host:port")
+        if not _BUCKET.fullmatch(self.s3_bucket):
+            raise SettingsError("courier.s3_bucket: must be a bucket's name")
+        if not _PREFIX.fullmatch(self.s3_prefix):
+            raise SettingsError("courier.s3_prefix: must be empty or end with /")
+
+    def target_names(self) -> list[str]:
+        """As archives, audit records and the courier name them."""
+        names = [f"sftp {self.sftp_user}@{self.sftp_host}:{self.sftp_port}{self.sftp_directory}"] if self.sftp_host else []
+        return [*names, *([f"s3 {self.s3_endpoint}/{self.s3_bucket}/{self.s3_prefix}"] if self.s3_endpoint else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +293,7 @@ SECTIONS: dict[str, type] = {
     "trust_agent": TrustAgentSettings,
     "reporter": ReporterSettings,
     "archivist": ArchivistSettings,
+    "courier": CourierSettings,
     "supervisor": SupervisorSettings,
 }
 

@@ -40,7 +40,7 @@ PROCESSES: tuple[Process, ...] = (
         user_offset=1,
         writes="box",
         callers={
-            "announce": (*_EVERY, "archivist"),
+            "announce": (*_EVERY, "archivist", "courier"),
             "box_status": (CONSOLE, "reporter", "display"),
             "local_configuration": ("relay",),
             "change_clients": (CONSOLE,),
@@ -150,15 +150,28 @@ PROCESSES: tuple[Process, ...] = (
         user_offset=6,
         writes="outbox",
         internet=True,
-        callers={"incident": _EVERY},
+        callers={"incident": (*_EVERY, "archivist")},
         memory_mib_max=64,
     ),
     Process(
         name="archivist",
         user_offset=8,
         writes="archive",
-        callers={"run_archive": (CONSOLE,), "list_archives": (CONSOLE,)},
+        callers={
+            "run_archive": (CONSOLE,),
+            "list_archives": (CONSOLE,),
+            "next_cargo": ("courier",),
+            "open_cargo": ("courier",),
+            "cargo_arrived": ("courier",),
+        },
         memory_mib_max=160,  # a message of 8 MiB whole in its container; larger bodies are streamed
+    ),
+    Process(
+        name="courier",
+        user_offset=9,
+        internet=True,
+        callers={"list_targets": (CONSOLE,), "check_targets": (CONSOLE,)},
+        memory_mib_max=64,  # a part of 8 MiB, and OpenSSH's client beside it
     ),
 )
 

@@ -29,6 +29,7 @@ from appliance.errors import CorruptStateError, UnavailableError
 from appliance.journal import event
 from appliance.messagelog.archive import ENCRYPTED, ArchiveWriter, Hashed, Link, archive_name, container_name
 from appliance.messagelog.archive_wire import Archivable, ConfirmArchive, ListArchivable, MadeArchive, ReadArchivable
+from appliance.messagelog.cargo import CargoCounter
 from appliance.messagelog.wire import RecordContent
 
 OUTBOX, STATE = "outbox", "state.json"
@@ -94,9 +95,10 @@ class Archiving:
         bytes_max: int,
         clock: Clock,
         log: logging.Logger,
+        cargo: CargoCounter | None = None,
     ) -> None:
         """Raises ArchiveStateError, SyncFailedError."""
-        self._root, self._outbox = root, root / OUTBOX
+        self._root, self._outbox, self._cargo = root, root / OUTBOX, cargo or CargoCounter([])
         self._recorder, self._targets, self._recipients = recorder, targets, recipients
         self._grouping, self._bytes_max, self._clock, self._log = grouping, bytes_max, clock, log
         durable.make_directory(self._outbox)
@@ -113,7 +115,7 @@ class Archiving:
             raise ArchiveStateError(f"{root / STATE}: {error}") from None
 
     async def run_once(self) -> list[MadeArchive]:
-        """Everything final is archived, handed over and confirmed. Raises TargetAwayError, NoRoomError, log.* by kind."""
+        """Everything final is archived, handed over and confirmed. Raises TargetAwayError, NotCarriedYetError, NoRoomError, log.*."""
         done = []
         for manifest in sorted(self._outbox.glob(f"*{ENCRYPTED}.json")):
             done.append(await self._hand_over(msgspec.json.decode(manifest.read_bytes(), type=MadeArchive)))
@@ -214,13 +216,15 @@ class Archiving:
         loop = asyncio.get_running_loop()
         for target in self._targets:
             await loop.run_in_executor(None, target.put, file, made.sha256)
-        names = [target.name for target in self._targets]
+        await self._cargo.carried(file, made.sha256)
+        names = [*(target.name for target in self._targets), *self._cargo.targets]
         told = ConfirmArchive(made.group, made.file, made.sha256, made.digest, made.records, made.last, names)
         await self._recorder.call("confirm_archive", told)
         self.state.links[made.group] = (made.digest, made.file)
         known = [one for one in self.state.archives if one.file != made.file]
         self.state.archives = [*known, msgspec.structs.replace(made, targets=names, records=[len(made.records)])][-KEPT_MAX:]
         durable.write_file(self._root / STATE, msgspec.json.encode(self.state))
+        self._cargo.confirmed(made.file, made.sha256)
         file.unlink(missing_ok=True)
         _manifest(file).unlink(missing_ok=True)
         durable.sync_directory(self._outbox)

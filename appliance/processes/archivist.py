@@ -1,28 +1,34 @@
-"""The archivist: final messages become encrypted archives at the targets. No network: it sees what was said.
+"""The archivist: final messages become encrypted archives at the targets. It sees what was said, so it has no network.
 
-Without targets or recipients it only waits. A target that is away holds up archives, never messages; what is not archived is not erased.
+Remote targets are the courier's. Without targets or recipients it only waits. A target that is away holds up archives, never messages;
+what is not archived is not erased.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from appliance.clock import SystemClock
+from appliance.clock import Clock, SystemClock
 from appliance.errors import CorruptStateError, RefusedError, SettingsError, XacbeError
+from appliance.health.wire import Incident
 from appliance.journal import event, start_journal
 from appliance.messagelog.archive_wire import MadeArchive
 from appliance.messagelog.archiving import Archiving, DirectoryTarget, Target
+from appliance.messagelog.cargo import CargoCounter
 from appliance.net.local_sockets import LocalClient, LocalServer, channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.running import run, until_stopped
-from appliance.settings import ArchivistSettings, load
+from appliance.settings import ArchivistSettings, CourierSettings, load
 
 NAME = "archivist"
 RETRY_S = 300.0
 """After a target was away, or the recorder."""
+FAILING = "archive.failing"
+"""The incident: for `alarm_s` nothing could be archived, so nothing is erased, and the disk fills."""
 
 
 class ArchivesOffError(RefusedError):
@@ -34,19 +40,27 @@ class ArchivesOffError(RefusedError):
 class Archivist:
     """Runs by the clock and when asked; one run at a time."""
 
-    def __init__(self, state: Path, settings: ArchivistSettings, log: logging.Logger) -> None:
-        self._clock, self._settings, self._log = SystemClock(), settings, log
+    def __init__(
+        self, state: Path, settings: ArchivistSettings, remote: list[str], log: logging.Logger, clock: Clock | None = None
+    ) -> None:
+        """`remote`: names of the courier's targets."""
+        self._clock, self._settings, self._log = clock or SystemClock(), settings, log
         recorder = LocalClient(channel_path(state, "recorder", NAME))
         targets: list[Target] = [DirectoryTarget(Path(settings.directory))] if settings.directory else []
-        self.on = bool(targets and settings.recipients)
+        self._cargo = CargoCounter(remote)
+        self._reporter = LocalClient(channel_path(state, "reporter", NAME))
+        self.on = bool((targets or remote) and settings.recipients)
         recipients = _recipients(settings.recipients) if self.on else []
         size = settings.archive_bytes_max
-        self.archiving = Archiving(state / "archive", recorder, targets, recipients, settings.grouping, size, self._clock, log)
+        root = state / "archive"
+        self.archiving = Archiving(root, recorder, targets, recipients, settings.grouping, size, self._clock, log, self._cargo)
         self._running = asyncio.Lock()
         self.failing = ""
+        self._failing_s: float | None = None
+        self._told = False
 
     def handlers(self) -> dict[str, Any]:
-        return {"run_archive": self.run_archive, "list_archives": self.list_archives}
+        return {"run_archive": self.run_archive, "list_archives": self.list_archives, **self._cargo.handlers()}
 
     async def run_archive(self, caller: str, payload: bytes) -> list[MadeArchive]:
         if not self.on:
@@ -62,14 +76,16 @@ class Archivist:
                 done = await self.archiving.run_once()
             except XacbeError as error:
                 self.failing = error.kind
+                self._failing_s = self._clock.monotonic_s() if self._failing_s is None else self._failing_s
                 raise
-            self.failing = ""
+            self.failing, self._failing_s, self._told = "", None, False
             return done
 
     async def run(self) -> None:
         """For ever, while archives are on."""
         while True:
             wait_s = float(self._settings.interval_s)
+            self._cargo.all_arrived.clear()  # before the run: what arrives in it makes one more
             if self.on:
                 try:
                     await self._once()
@@ -78,7 +94,21 @@ class Archivist:
                 except XacbeError as error:
                     event(self._log, logging.WARNING, "archive.put_off", kind=error.kind, reason=str(error))
                     wait_s = min(RETRY_S, wait_s)
-            await asyncio.sleep(wait_s)
+                    await self.tell_lasting(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._cargo.all_arrived.wait()
+
+    async def tell_lasting(self, error: XacbeError) -> None:
+        """An incident when it has failed for `alarm_s`: once, until it went well again."""
+        if self._told or self._failing_s is None or self._clock.monotonic_s() - self._failing_s < self._settings.alarm_s:
+            return
+        facts = {"kind": error.kind, "for_s": str(int(self._clock.monotonic_s() - self._failing_s))}
+        try:
+            await self._reporter.call("incident", Incident(FAILING, NAME, self._clock.now_us(), facts))
+        except XacbeError:
+            return  # told with the next try
+        self._told = True
 
     def describe(self) -> tuple[list[str], dict[str, int], dict[str, str]]:
         return [], {"archives": len(self.archiving.state.archives)}, {"archive": self.failing or ("on" if self.on else "off")}
@@ -95,7 +125,7 @@ def _recipients(spelled: str) -> list[Any]:
 
 
 async def _serve(state: Path, settings: ArchivistSettings, log: logging.Logger) -> None:
-    archivist = Archivist(state, settings, log)
+    archivist = Archivist(state, settings, load(state, CourierSettings).target_names(), log)
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
     server = LocalServer(NAME, archivist.handlers())
     event(log, logging.INFO, "archivist.started", on=archivist.on)
