@@ -9,7 +9,7 @@ LANG_XACBE ?= es
 DEBIAN := python3-venv python3-dev gcc pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools tpm2-tools \
           mosquitto mosquitto-clients openssl curl procps
 # The browser that judges verify.html, judges of containers that are not ours, and of what a process asks the kernel for.
-DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip strace
+DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip strace openssh-client openssh-sftp-server libwrap0 python3-swift
 DEBIAN_BENCH := nginx-light wrk
 
 # Installs what is missing and nothing else; dpkg-query is asked first, so a ready machine is left alone.
@@ -19,6 +19,12 @@ if [ -n "$$missing" ]; then echo "apt-get install" $$missing; \
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 endef
 
+# The server that archives are carried to in tests: unpacked, not installed, because its package would open port 22 of this machine.
+define unpack_sshd
+if [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then mkdir -p build/openssh && cd build/openssh && \
+  apt-get download -qq openssh-server && dpkg-deb -x openssh-server_*.deb . && rm openssh-server_*.deb; fi
+endef
+
 .PHONY: verify.html demo test setup lint bench nightly nightly-trixie clean debian report image image-run image-check image-test
 
 demo: setup
@@ -26,6 +32,7 @@ demo: setup
 
 test: setup
 	@$(call install,$(DEBIAN_TEST))
+	@$(unpack_sshd)
 	@$(BIN)/python -m pytest $(T)
 
 setup: $(VENV)/.ready
@@ -53,6 +60,7 @@ verify.html: setup
 # Long runs: deep fuzzing, many seeds, many kills.
 nightly: setup
 	@$(call install,$(DEBIAN_TEST))
+	@$(unpack_sshd)
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest $(T)
 
 # The same tests on what the image is made of: Debian 13, Python 3.13, OpenSSL 3.5. As root; the root is made once, in build/trixie.

@@ -8,7 +8,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 root=${XACBE_TRIXIE_ROOT:-$here/build/trixie}
 packages="python3 python3-venv python3-dev gcc libc6-dev make git pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools
-  tpm2-tools mosquitto mosquitto-clients openssl curl procps strace xmlsec1 unzip chromium-headless-shell nginx-light wrk ca-certificates"
+  tpm2-tools mosquitto mosquitto-clients openssl curl procps strace xmlsec1 unzip chromium-headless-shell nginx-light wrk ca-certificates
+  openssh-client openssh-server python3-swift"
 words=$(echo $packages)
 
 for tool in mmdebstrap bwrap; do

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
+import sys
+import zipfile
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 
-from appliance import settings
 from appliance.clock import iso
+from appliance.commands import archive_targets
 from appliance.commands.verbs import UnreadableError, add_verb, print_json, print_table
 from appliance.errors import XacbeError
 from appliance.messagelog.archive import ENCRYPTED, LINKING_INFO, ArchiveBrokenError, check_archive
@@ -21,13 +25,18 @@ from appliance.topology import CONSOLE
 HELP = "archive.help"
 RUN_S_MAX = 3600.0
 FILE_BYTES_MAX = 2 << 30
+_CONTAINER = re.compile(r"(.*)-(request|response)-([0-9a-v]{1,13})\.asice", re.DOTALL)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_verb(verbs, "run", "archive.run")
     add_verb(verbs, "list", "archive.list")
-    add_verb(verbs, "targets", "archive.targets")
+    targets = add_verb(verbs, "targets", "archive.targets")
+    targets.add_argument("--check", action="store_true", help=text("archive.targets_check"))
+    show = add_verb(verbs, "show", "archive.show")
+    show.add_argument("file", type=Path, metavar="FILE", help=text("archive.file"))
+    show.add_argument("--identity", type=Path, metavar="FILE", help=text("archive.identity"))
     verify = add_verb(verbs, "verify", "archive.verify")
     verify.add_argument("files", type=Path, nargs="+", metavar="FILE", help=text("archive.files"))
     verify.add_argument("--identity", type=Path, metavar="FILE", help=text("archive.identity"))
@@ -39,8 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     match arguments.verb:
         case "verify":
             return _verify(arguments)
+        case "show":
+            return _show_file(arguments)
         case "targets":
-            return _targets(arguments)
+            return archive_targets.run(arguments)
         case "run":
             return _show(arguments, _archivist(arguments, RUN_S_MAX).call("run_archive", None, list[MadeArchive]))
         case _:
@@ -61,16 +72,34 @@ def _show(arguments: argparse.Namespace, found: list[MadeArchive]) -> int:
     return 0
 
 
-def _targets(arguments: argparse.Namespace) -> int:
-    found = settings.load(arguments.state, settings.ArchivistSettings)
-    facts = {"directory": found.directory, "place": found.directory_place, "grouping": found.grouping}
-    facts |= {"interval_s": str(found.interval_s), "recipients": found.recipients}
+def _show_file(arguments: argparse.Namespace) -> int:
+    """What one archive says of itself, and its containers with their digests made again. Exit code 1 where they do not fit."""
+    data = _opened(arguments.file, arguments.identity)
+    try:
+        checked = check_archive(io.BytesIO(data), None)
+    except ArchiveBrokenError as error:
+        print(text("archive.invalid", file=str(arguments.file), detail=str(error)), file=sys.stderr)
+        return 1
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        rows = [_container(archive.getinfo(name)) for name in checked.containers]
+    facts = {"file": arguments.file.name, "digest": checked.digest, "follows": checked.before.digest, "follows_file": checked.before.file}
     if arguments.json:
-        print_json(facts)
-    else:
-        heads = [text("archive.head.fact"), text("archive.head.value")]
-        print_table(heads, [[text(f"archive.target.{name}"), value or "-"] for name, value in facts.items()], "archive.none")
+        print_json({**facts, "containers": rows})
+        return 0
+    for name, value in facts.items():
+        print(f"{text(f'archive.show.{name}')}: {value or '-'}")
+    heads = [text(f"archive.head.{name}") for name in ("at", "direction", "record", "bytes", "message")]
+    print_table(heads, [[row["at"], row["direction"], row["record"], row["bytes"], row["query_id"]] for row in rows], "archive.none")
     return 0
+
+
+def _container(entry: zipfile.ZipInfo) -> dict[str, str]:
+    """What the container's name says (sheet 4.9); an older archive's, named otherwise, keeps its name only."""
+    named = _CONTAINER.fullmatch(entry.filename)
+    query_id, direction, record = (unquote(named[1]), named[2], str(int(named[3], 32))) if named else (entry.filename, "-", "-")
+    year, month, day, hour, minute, second = entry.date_time
+    at = f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+    return {"at": at, "direction": direction, "record": record, "bytes": str(entry.file_size), "query_id": query_id, "name": entry.filename}
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -124,8 +153,6 @@ def _opened(file: Path, identity: Path | None) -> bytes:
 
 def _extract(data: bytes, directory: Path) -> None:
     """Containers by the names that were checked; never over a file that is there."""
-    import zipfile
-
     directory.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for name in archive.namelist():

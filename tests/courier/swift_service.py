@@ -1,6 +1,7 @@
 """A real S3-compatible service on loopback: OpenStack Swift with its s3api, one device, no replicas, TLS.
 
-From Debian (swift-proxy, swift-account, swift-container, swift-object). It checks signatures and payload digests as Amazon's does.
+From Debian (python3-swift: the packages of its daemons would start them, and bring nothing more). It checks
+signatures and payload digests as Amazon's does.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from pathlib import Path
 from tests.courier.loopback import LOOPBACK, Certificate, free_ports, until_open
 
 ACCESS, SECRET, BUCKET = "archive:box", "a-secret-of-the-tests", "archive"
-SYSTEM = Path("/etc/swift/swift.conf")
 KINDS = ("account", "container", "object")
-MISSING = not Path("/usr/bin/swift-proxy-server").exists() or not SYSTEM.exists()
+MISSING = not Path("/usr/lib/python3/dist-packages/swift").exists()
 PART_BYTES = 64 << 10
 """The service's smallest part, by its configuration."""
 
@@ -81,6 +81,7 @@ use = egg:swift#{kind}
 def swift(directory: Path, certificate: Certificate, user: str) -> Iterator[int]:
     """The proxy's port, once it answers."""
     (directory / "devices" / "one").mkdir(parents=True)
+    (directory / "swift.conf").write_text(SWIFT)
     port, *ports = free_ports(4)
     facts = {"address": LOOPBACK, "directory": directory, "user": user}
     for kind, own in zip(KINDS, ports, strict=True):
@@ -105,6 +106,24 @@ def swift(directory: Path, certificate: Certificate, user: str) -> Iterator[int]
                 process.wait()
 
 
+SWIFT = """
+[swift-hash]
+swift_hash_path_suffix = tests
+swift_hash_path_prefix = tests
+[storage-policy:0]
+name = one
+default = yes
+"""
+
+START = """
+import sys
+from swift.common.wsgi import run_wsgi
+from swift.obj import server
+file, kind = sys.argv[1:]
+sys.exit(run_wsgi(file, kind + "-server", **({"global_conf_callback": server.global_conf_callback} if kind == "object" else {})))
+"""
+"""What Debian's swift-*-server do."""
+
 RINGS = """
 import sys
 from swift.common.ring import RingBuilder
@@ -122,4 +141,5 @@ for number, (kind, port) in enumerate(zip(("account", "container", "object"), po
 def _server(directory: Path, kind: str) -> subprocess.Popen[bytes]:
     log = (directory / f"{kind}.log").open("wb")
     with log:
-        return subprocess.Popen([f"/usr/bin/swift-{kind}-server", str(directory / f"{kind}.conf")], stdout=log, stderr=log)
+        line = ["/usr/bin/python3", "-c", START, str(directory / f"{kind}.conf"), kind]
+        return subprocess.Popen(line, stdout=log, stderr=log)
