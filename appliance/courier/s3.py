@@ -86,8 +86,8 @@ class S3Target:
             lines.append(f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{tag}&quot;</ETag></Part>")
         document = f"<CompleteMultipartUpload>{''.join(lines)}</CompleteMultipartUpload>".encode()
         ended = client.ask("POST", path, {"uploadId": upload}, document, {"content-type": "application/xml"})
-        if ended.text("Code"):  # S3 says 200 before it knows
-            raise TargetUnreachableError(f"{path}: {ended.text('Code')[:60]}")
+        if ended.word("Code"):  # S3 says 200 before it knows
+            raise TargetUnreachableError(f"{path}: {ended.word('Code')[:60]}")
 
     def _begun(self, client: S3Client, path: str, key: str) -> str:
         """The upload to go on with: the newest that was begun for this key, or a new one; others of the key are taken away."""
@@ -97,7 +97,7 @@ class S3Target:
             client.ask("DELETE", path, {"uploadId": old})
         if mine:
             return mine[-1][1]
-        upload = client.ask("POST", path, {"uploads": ""}).text("UploadId")
+        upload = client.ask("POST", path, {"uploads": ""}).word("UploadId")
         if not upload:
             raise TargetUnreachableError(f"{path}: no upload was begun")
         return upload
@@ -145,7 +145,7 @@ def _parts(client: S3Client, path: str, upload: str) -> dict[int, tuple[int, str
         except (KeyError, ValueError):
             raise TargetUnreachableError(f"{path}: a list of parts that is none") from None
         found |= listed
-        if answer.text("IsTruncated") != "true" or not listed or max(listed) <= after:
+        if answer.word("IsTruncated") != "true" or not listed or max(listed) <= after:
             return found
         after = max(listed)
 

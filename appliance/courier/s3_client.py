@@ -60,7 +60,7 @@ class S3Answer:
             {local_name(child): (child.text or "").strip() for child in element} | {"": (element.text or "").strip()} for element in found
         ]
 
-    def text(self, name: str) -> str:
+    def word(self, name: str) -> str:
         """Of the first such element; empty where there is none."""
         return next((one[""] for one in self.elements(name)), "")
 
@@ -133,6 +133,6 @@ class S3Client:
 def _refusal(answer: S3Answer, what: str) -> XacbeError:
     code = ""
     with suppress(XacbeError):
-        code = answer.text("Code")
+        code = answer.word("Code")
     kind = _KINDS.get(code) or _STATUSES.get(answer.status) or (TargetUnreachableError if answer.status >= 500 else TargetRefusedError)
     return kind(f"{what}: {answer.status} {code[:60]}".strip())

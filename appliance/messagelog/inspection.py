@@ -1,6 +1,6 @@
 """Walks a whole log, running or copied, and names the first record that does not fit.
 
-Links, contents, tree, checkpoints and their key, stamps, the TPM's count, the end.
+Links, contents, tree, checkpoints and their key, stamps, the TPM's count, what retention erased, the end.
 
 Reads files only: no recorder, no index. What is believed: the signatures of the box's log key under CEIQROO's authorities, and of approved
 time-stamping authorities; where these are not given, the steps that need them are undecided. What nobody outside holds a copy of (records
@@ -22,10 +22,11 @@ from cryptography import x509
 from appliance.errors import UnverifiedError
 from appliance.messagelog import checkpoint, merkle, record
 from appliance.messagelog.checkpoint import Checkpoint, CheckpointInvalidError
+from appliance.messagelog.cut_check import CutCheck
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.merkle import HASH_BYTES, TILE_WIDTH, GrowingTree
 from appliance.messagelog.proof import trusted_key
-from appliance.messagelog.record import BrokenLinkError, CheckpointEntry, Record, SignatureEntry, StampEntry
+from appliance.messagelog.record import AuditEntry, BrokenLinkError, CheckpointEntry, MessageEntry, Record, SignatureEntry, StampEntry
 from appliance.messagelog.recovery import ChainCheck
 from appliance.messagelog.store import SEGMENTS, segment_path
 from appliance.messagelog.tiles import TileFiles, TileMissingError
@@ -35,7 +36,9 @@ from appliance.trust.timestamps import check_imprint
 
 INTACT, TAMPERED, UNDECIDED = "intact", "tampered", "undecided"
 LINKS, CHECKPOINTS, KEYS, STAMPS, END = "links", "checkpoints", "keys", "stamps", "end"
+RETENTION = "retention"
 DIGEST_BYTES = 64
+_READ = (record.MESSAGE, record.SIGNATURE, record.AUDIT, record.STAMP, record.CHECKPOINT)
 
 Progress = Callable[[int, int], None]
 """Bytes walked, bytes in all."""
@@ -126,19 +129,28 @@ class _Walk:
         self._digests = _Digests()
         self._keys: dict[bytes, bytes] = {}
         self._certificate = b""
+        self._cuts = CutCheck()
         self._notes: dict[int, int] = {}
         """Checkpoint records that have no stamp yet, with their sizes."""
 
     def take(self, found: Record) -> None:
         self.findings.records += 1
         self.findings.contents_cut += found.is_content_cut
-        if found.kind in (record.SIGNATURE, record.STAMP, record.CHECKPOINT):
+        if found.kind in _READ:
             try:
                 entry = record.decode_entry(found.kind, found.payload)
             except msgspec.MsgspecError:
-                raise _DoesNotFitError(LINKS, found.sequence, "its payload cannot be read") from None
+                if found.kind in (record.MESSAGE, record.AUDIT) and not found.is_content_cut:
+                    entry = None  # it explains nothing; whether it is the one that was signed, the checkpoints tell
+                else:
+                    raise _DoesNotFitError(LINKS, found.sequence, "its payload cannot be read") from None
             if isinstance(entry, SignatureEntry):
                 self._digests.put(found.sequence, _whole(found.sequence, entry.digest))
+                self._cuts.signature(found)
+            elif isinstance(entry, MessageEntry):
+                _fits(found.sequence, self._cuts.message(found, entry))
+            elif isinstance(entry, AuditEntry):
+                _fits(found.sequence, self._cuts.audit(entry))
             elif isinstance(entry, StampEntry):
                 self._stamp(found.sequence, entry)
             elif isinstance(entry, CheckpointEntry):
@@ -245,6 +257,13 @@ class _Walk:
             raise _DoesNotFitError(END, self.findings.records + 1, why)
         if noted is not None and noted.size > self._tree.size:
             self._compare_at(noted, self.findings.records)
+        if (missing := self._cuts.unexplained()) is not None:
+            raise _DoesNotFitError(RETENTION, missing, "its content is gone, and no record of retention says so")
+
+
+def _fits(sequence: int, why: str) -> None:
+    if why:
+        raise _DoesNotFitError(RETENTION, sequence, why)
 
 
 def _whole(sequence: int, digest: bytes) -> bytes:

@@ -195,7 +195,9 @@ def test_a_whole_log_put_in_the_place_of_another_is_told(log: Path, written: Log
 
 
 @pytest.mark.case("T30")
-def test_a_log_whose_contents_were_cut_is_still_whole(log: Path, written: LogBox) -> None:
+def test_a_log_whose_contents_were_cut_keeps_links_and_stamps_and_the_cut_that_no_record_explains_is_named(
+    log: Path, written: LogBox
+) -> None:
     for file in sorted((log / "segments").glob("*.log")):
         data = file.read_bytes()
         mark = record.mark_of(data) or 0
@@ -204,7 +206,9 @@ def test_a_log_whose_contents_were_cut_is_still_whole(log: Path, written: LogBox
 
     found = inspected(log, written)
 
-    assert found.bad is None
+    first = next(each for each in forger.records_of(log) if each.kind == record.MESSAGE)
+    assert found.bad is not None
+    assert (found.bad.step, found.bad.sequence) == (inspection.RETENTION, first.sequence)
     assert found.contents_cut > 0
     assert found.stamped == found.covered
     assert b"secret" not in b"".join(file.read_bytes() for file in (log / "segments").glob("*.log"))
