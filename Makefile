@@ -11,6 +11,8 @@ DEBIAN := python3-venv python3-dev gcc pkg-config libtss2-dev softhsm2 p11-kit p
 # The browser that judges verify.html, judges of containers that are not ours, and of what a process asks the kernel for.
 DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip strace openssh-client openssh-sftp-server libwrap0 python3-swift
 DEBIAN_BENCH := nginx-light wrk
+# Power cuts: a guest under emulation (tests/crash/README.md).
+DEBIAN_CRASH := qemu-system-x86 e2fsprogs
 
 # Installs what is missing and nothing else; dpkg-query is asked first, so a ready machine is left alone.
 define install
@@ -25,7 +27,7 @@ if [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then mkdir -
   apt-get download -qq openssh-server && dpkg-deb -x openssh-server_*.deb . && rm openssh-server_*.deb; fi
 endef
 
-.PHONY: verify.html demo test setup lint bench nightly nightly-trixie clean debian report image image-run image-check image-test
+.PHONY: verify.html demo test crash-test setup lint bench nightly nightly-trixie clean debian report image image-run image-check image-test
 
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
@@ -34,6 +36,11 @@ test: setup
 	@$(call install,$(DEBIAN_TEST))
 	@$(unpack_sshd)
 	@$(BIN)/python -m pytest $(T)
+
+# Power cuts of a guest that runs the real recorder, and thousands of crash states of its disk. As root: disks are mounted.
+crash-test: setup
+	@$(call install,$(DEBIAN_CRASH))
+	@$(BIN)/python -m pytest -m crash tests/crash
 
 setup: $(VENV)/.ready
 
@@ -59,9 +66,9 @@ verify.html: setup
 
 # Long runs: deep fuzzing, many seeds, many kills.
 nightly: setup
-	@$(call install,$(DEBIAN_TEST))
+	@$(call install,$(DEBIAN_TEST) $(DEBIAN_CRASH))
 	@$(unpack_sshd)
-	@XACBE_DEPTH=deep $(BIN)/python -m pytest $(T)
+	@XACBE_DEPTH=deep $(BIN)/python -m pytest -m 'crash or not crash' $(T)
 
 # The same tests on what the image is made of: Debian 13, Python 3.13, OpenSSL 3.5. As root; the root is made once, in build/trixie.
 DEBIAN_TRIXIE := mmdebstrap bubblewrap

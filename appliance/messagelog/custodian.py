@@ -5,7 +5,7 @@ Erasing a segment's due contents, each step after the one before it is durable:
     0  the segment is whole: what is written anew must not lack what a damaged record hides
     1  `retention.json` names the segment         a start, or turn, that finds it does steps 3 to 6 again
     2  audit records say what is cut, and why     (custody follows them)
-    3  the segment is written anew and put in place; the index learns the new offsets
+    3  the segment is written anew and put in place; the index learns the new offsets for good
     4  files of bodies are removed
     5  group keys that nothing is under any more are erased
     6  `retention.json` goes

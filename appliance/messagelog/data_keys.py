@@ -86,13 +86,15 @@ class DataKeys:
     # -- fetching
 
     async def run(self) -> None:
-        """For ever: the keys at start, a new epoch each day. A token that is away then leaves yesterday's in force."""
+        """Until SyncFailedError: the keys at start, a new epoch each day. A token that is away then leaves yesterday's in force."""
         told = ""
         while True:
             if self._current is None or self._clock.monotonic_s() - self._since_s >= EPOCH_S:
                 try:
                     await self._begin()
                     told = ""
+                except durable.SyncFailedError:
+                    raise
                 except XacbeError as error:
                     if error.kind != told:
                         event(self._log, logging.WARNING, "log.keys_awaited", kind=error.kind, reason=str(error))

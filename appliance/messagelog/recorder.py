@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -67,6 +67,8 @@ INDEX_FILE, TILES = "index.sqlite", "tiles"
 NO_DEADLINE_US = 1 << 62
 BODIES_LOOK_S = 1.0
 """How often bodies that nobody claimed are looked for: a thousand comparisons."""
+
+Result = TypeVar("Result")
 
 _append = msgspec.msgpack.Decoder(Append)
 
@@ -196,8 +198,8 @@ class Recorder:
             group.create_task(self.checkpoints.run())
             group.create_task(self._watch_growth())
             group.create_task(self.notices.count())
-            group.create_task(self.keys.run())
-            group.create_task(self._look_after_contents())
+            group.create_task(self._or_stop(self.keys.run()))
+            group.create_task(self._or_stop(self.custodian.run()))
 
     async def _drop_old_bodies(self) -> None:
         while True:
@@ -209,11 +211,12 @@ class Recorder:
             self.growth.seen(self._clock.monotonic_s(), self.store.room())
             await asyncio.sleep(growth.LOOK_S)
 
-    async def _look_after_contents(self) -> None:
+    async def _or_stop(self, work: Coroutine[Any, Any, Result]) -> Result:
         try:
-            await self.custodian.run()
+            return await work
         except CorruptStateError as error:  # a sync or a name failed: what is on the disk is unknown (T35)
             self._stop(error)
+            raise
 
     async def close(self) -> None:
         """Writes what was accepted and the CLOSE record, and lets go of everything."""
@@ -278,7 +281,7 @@ class Recorder:
         if request.attachment_bytes and (sum(request.attachment_bytes) != request.body_bytes or min(request.attachment_bytes) < 0):
             raise AppendMalformedError("attachments that are not the body")
         self.stamper.stamps.check_room()
-        epoch, group_key = await self.keys.sealing_with(group_of(request.side, request.client, request.service))
+        epoch, group_key = await self._or_stop(self.keys.sealing_with(group_of(request.side, request.client, request.service)))
         signature = self._signatures.entry(request.seal, epoch)
         key = self._claim(request)
         try:

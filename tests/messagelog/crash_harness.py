@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 from appliance.durable import SyncFailedError
 from appliance.errors import XacbeError
@@ -11,7 +12,7 @@ from appliance.messagelog import record
 from appliance.messagelog.groups import Draft, Written
 from appliance.messagelog.record import MessageEntry
 from appliance.messagelog.store import BODIES, Limits, Store, body_path
-from tests.fakes.disk import Disk
+from tests.fakes.disk import Disk, Inode
 from tests.messagelog.drafts import StillClock, audit, message, signature
 
 LIMITS = Limits(segment_bytes_max=6000, reserve_bytes=50_000)
@@ -33,7 +34,7 @@ class CuttingDisk(Disk):
 
 
 class ForgetfulDisk(CuttingDisk):
-    """The planted bug "acknowledge before sync": sync says yes and does nothing."""
+    """The planted bug "no fsync": sync says yes and does nothing."""
 
     def sync(self, handle: int) -> None:
         return
@@ -47,6 +48,28 @@ class RetryingDisk(CuttingDisk):
             super().sync(handle)
         except SyncFailedError:
             super().sync(handle)
+
+
+class EagerDisk(CuttingDisk):
+    """The planted bug "acknowledge before append": what is told at once reaches the disk only some operations later."""
+
+    BEHIND = 3
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._late: list[tuple[int, Inode]] = []
+
+    def sync(self, handle: int) -> None:
+        self._late.append((self.operations + self.BEHIND, self._handles[handle]))
+
+    def _step(self, name: str) -> bool:
+        due = [inode for at, inode in self._late if at <= self.operations]
+        self._late = [(at, inode) for at, inode in self._late if at > self.operations]
+        for inode in due:
+            for offset, data in inode.dirty:
+                inode.apply(offset, data)
+            inode.dirty.clear()
+        return super()._step(name)
 
 
 class NamelessDisk(CuttingDisk):

@@ -13,6 +13,7 @@ from appliance.errors import CorruptStateError, XacbeError
 from tests.fakes.disk import Disk
 from tests.messagelog.crash_harness import (
     CuttingDisk,
+    EagerDisk,
     ForgetfulDisk,
     NamelessDisk,
     PowerCut,
@@ -101,7 +102,9 @@ def test_random_crash_states_open_and_hold_every_acknowledged_record(seed: int, 
 
 
 @pytest.mark.case("T33")
-@pytest.mark.parametrize(("bug", "found_by"), [(ForgetfulDisk, cuts_of), (NamelessDisk, cuts_of), (RetryingDisk, None)])
+@pytest.mark.parametrize(
+    ("bug", "found_by"), [(ForgetfulDisk, cuts_of), (EagerDisk, cuts_of), (NamelessDisk, cuts_of), (RetryingDisk, None)]
+)
 def test_the_harness_finds_planted_bugs(bug: type[CuttingDisk], found_by: object) -> None:
     found = cuts_of(bug, seed=2, states=1) if found_by is cuts_of else failures_of(bug)
 

@@ -1,0 +1,163 @@
+"""A whole recorder whose n-th operation on files fails, for every n: what it acknowledged is there afterwards, and it said no more (T35).
+
+    python -m tests.messagelog.io_errors DIRECTORY [--share K/N] [--only N]
+
+A process of its own that forks before it has threads: each run ends as the recorder's process would, and the next opens what is left.
+Prints one line of JSON for each run that broke a promise, and last how many there were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.crash.judge import Judge
+from tests.crash.load import Load, crash_box
+from tests.crash.marks import Acknowledged
+
+FAILED, STOPPED = 71, 70
+OPERATIONS = ("fsync", "fdatasync", "write", "replace", "rename", "link", "unlink", "ftruncate", "posix_fallocate")
+TURNS = 4
+"""Two days: contents and keys of the first are erased at the end of the second."""
+
+
+class FailingFiles:
+    """Stands before the operating system's file operations, and fails the n-th one in this log. SQLite's own are not among them."""
+
+    def __init__(self, root: Path, fail_at: int, tell: Callable[[str], None]) -> None:
+        self._root, self._fail_at, self._tell = str(root), fail_at, tell
+        self.count = 0
+
+    def install(self) -> None:
+        for name in OPERATIONS:
+            setattr(os, name, self._guarded(name, getattr(os, name)))
+        Path.write_bytes = self._guarded("write_bytes", Path.write_bytes)  # type: ignore[method-assign]
+
+    def _guarded(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def act(where: Any, *more: Any, **named: Any) -> Any:
+            path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else os.fspath(where)
+            if path.startswith(self._root):
+                self.count += 1
+                if self.count == self._fail_at:
+                    self._tell(f"{name} {path.removeprefix(self._root)}")
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(where, *more, **named)
+
+        return act
+
+
+class Told:
+    """Marks as lines of a pipe: what was acknowledged, and when the failure came."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._write = fd, os.write
+
+    def put(self, acknowledged: list[Acknowledged]) -> None:
+        for each in acknowledged:
+            self.say(["ack", each.kind.decode(), each.number, each.sequence])
+
+    def say(self, what: list[Any]) -> None:
+        self._write(self._fd, json.dumps(what).encode() + b"\n")
+
+
+def apart(act: Callable[[Told], int]) -> tuple[int, list[list[Any]]]:
+    """(exit code, what it told) of a forked process."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = FAILED
+        try:
+            os.close(reading)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = act(Told(writing))
+        except BaseException as error:
+            logging.getLogger("io_errors").info("ended", exc_info=error)
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        lines = [json.loads(line) for line in file]
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lines
+
+
+def run(root: Path, fail_at: int) -> Callable[[Told], int]:
+    def act(told: Told) -> int:
+        os.setpgid(0, 0)
+        files = FailingFiles(root, fail_at, lambda what: told.say(["failed", what]))
+        box = crash_box(root, 1)
+        box.stopped = _Ends()  # type: ignore[assignment]
+        files.install()
+        asyncio.run(asyncio.wait_for(Load(box, told, 1, "", senders=1, turns_per_day=2).run(TURNS), 20))
+        told.say(["count", files.count])
+        return 0
+
+    return act
+
+
+class _Ends(list[BaseException]):
+    """What the recorder calls when nothing is known any more: the process ends, as the real one."""
+
+    def append(self, error: BaseException) -> None:
+        os._exit(STOPPED)
+
+
+def judge(root: Path, acknowledged: list[Acknowledged]) -> Callable[[Told], int]:
+    def act(told: Told) -> int:
+        for why in Judge(2).broken(root, acknowledged):
+            told.say(["broken", why])
+        return 0
+
+    return act
+
+
+def broken_at(root: Path, fail_at: int) -> tuple[str, int, list[str]]:
+    """(what failed, exit code, which promises were broken)."""
+    shutil.rmtree(root, ignore_errors=True)
+    code, lines = apart(run(root, fail_at))
+    failed = next((at for at, line in enumerate(lines) if line[0] == "failed"), len(lines))
+    acknowledged = [Acknowledged(line[1].encode(), line[2], line[3]) for line in lines if line[0] == "ack"]
+    what = lines[failed][1] if failed < len(lines) else ""
+    judged, found = apart(judge(root, acknowledged))
+    broken = [line[1] for line in found]
+    if judged != 0:
+        broken.append(f"the judge ended with {judged}")
+    is_sync = what.startswith(("fsync", "fdatasync")) and "/tiles" not in what  # tiles are derived: start-up makes them anew
+    if is_sync and any(line[0] == "ack" for line in lines[failed:]):
+        broken.append("it acknowledged after a failed sync")
+    return what, code, broken
+
+
+def main() -> int:
+    words = argparse.ArgumentParser()
+    words.add_argument("directory", type=Path)
+    words.add_argument("--share", default="0/1", help="every N-th of them from the K-th on: several of these run side by side")
+    words.add_argument("--only", type=int, default=0)
+    given = words.parse_args()
+    logging.getLogger("recorder").disabled = True
+    if given.only:
+        logging.basicConfig(level=logging.INFO)
+    root = given.directory / "log"
+    code, lines = apart(run(root, 0))
+    total = next((int(line[1]) for line in lines if line[0] == "count"), 0)
+    whats: dict[str, int] = {}
+    begin, step = map(int, given.share.split("/"))
+    for n in [given.only] if given.only else range(1 + begin, total + 1, step):
+        what, code, broken = broken_at(root, n)
+        whats[what.split("/")[0].strip() + " " + "/".join(what.split("/")[1:2])] = code
+        if broken:
+            print(json.dumps({"at": n, "what": what, "code": code, "broken": broken[:5]}), flush=True)
+    print(json.dumps({"operations": total, "seen": sorted(whats)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
