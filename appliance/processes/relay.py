@@ -19,7 +19,7 @@ import uvloop
 
 from appliance import settings
 from appliance.clock import Clock, SystemClock
-from appliance.errors import XacbeError
+from appliance.errors import SettingsError, XacbeError
 from appliance.exchange import notices
 from appliance.exchange.client_side import ClientSide
 from appliance.exchange.foreign import ForeignServers
@@ -28,7 +28,7 @@ from appliance.exchange.monitoring import MonitoringServices
 from appliance.exchange.peer_trust import PeerTrust
 from appliance.exchange.provider_side import ProviderSide
 from appliance.hsm.client import SignerClient
-from appliance.journal import start_journal
+from appliance.journal import event, start_journal
 from appliance.messagelog.wire import Append, Appended
 from appliance.model.identifiers import ClientId, ServerId
 from appliance.net import token_key
@@ -85,7 +85,7 @@ class Relay:
         self, state: Path, box: BoxSettings, relay: RelaySettings, clock: Clock, log: logging.Logger, group: asyncio.TaskGroup
     ) -> None:
         server = ServerId(ClientId(box.instance, box.member_class, box.member_code), box.server_code)
-        self._settings, self._group = relay, group
+        self._settings, self._group, self._log = relay, group, log
         self.counters: Counter[str] = Counter()
         recorder = LocalClient(channel_path(state, "recorder", "relay"))
         signer = SignerClient(state, "relay")
@@ -173,13 +173,21 @@ class Relay:
             on_bug=self._bug,
         )
         open_at_once = [plain, ocsp]
-        if self._settings.health:
-            health = health_socket(self._settings.health)
+        if (health := self._health_socket()) is not None:
             open_at_once.append(Listener(health, self.health_front.serve, limits, on_refused=self._connection_refused, on_bug=self._bug))
         self.listeners = [*open_at_once, https, peer]
         self._open = [self._group.create_task(one.serve(STOP_S_MAX)) for one in open_at_once]
         self._group.create_task(self._serve_when(self.contexts.https_ready, https))
         self._group.create_task(self._serve_when(self.contexts.peer_ready, peer))
+
+    def _health_socket(self) -> socket.socket | None:
+        """A port that somebody else holds costs the balancer its answer, never an exchange."""
+        try:
+            return health_socket(self._settings.health) if self._settings.health else None
+        except SettingsError as error:
+            event(self._log, logging.ERROR, "health.not_listening", reason=str(error))
+            self.counters["health.not_listening"] += 1
+            return None
 
     async def stop(self) -> None:
         """Takes no further requests; what runs may end, for STOP_S_MAX."""
