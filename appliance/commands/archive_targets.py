@@ -71,6 +71,8 @@ def _remote(state: Path, found: settings.CourierSettings, check: bool) -> list[_
             told = {one.name: one for one in answered}
         except NeighbourAwayError:
             away = AWAY
+        finally:
+            client.close()
     lines = []
     for name, place in zip(names, places, strict=True):
         one = told.get(name)
