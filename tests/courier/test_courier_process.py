@@ -44,14 +44,16 @@ async def serving(state: Path, owner: str, handlers: dict[str, Handler]) -> Asyn
     """Another process of the box, played by the test over real channels."""
     every: dict[str, Handler] = {**dict.fromkeys(topology.BY_NAME[owner].callers, none), **handlers}
     listeners = bind_channels(state, owner)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(LocalServer(owner, every).serve(listeners))
-        try:
-            yield
-        finally:
-            task.cancel()
-    for listener in listeners.values():
-        listener.close()
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(LocalServer(owner, every).serve(listeners))
+            try:
+                yield
+            finally:
+                task.cancel()
+    finally:
+        for listener in listeners.values():
+            listener.close()
 
 
 @pytest.fixture(scope="module")
