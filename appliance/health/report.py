@@ -28,7 +28,7 @@ _CHECKPOINT = re.compile(
     r"xacbe\.log/[!-~]{1,1000}\n[0-9]{1,19}\n[A-Za-z0-9+/]{43}=\nat [0-9]{1,19}\n(counter [0-9]{1,19}\n)?"
     r"\n(\u2014 xacbe\.log/[!-~]{1,1000} [A-Za-z0-9+/=]{1,1000}\n){1,16}"
 )
-_PROOF = re.compile(r"[0-9]{1,19}( [A-Za-z0-9+/]{43}=){0,128}")
+_PROOF = re.compile(r"[0-9]{1,19}( [A-Za-z0-9+/]{43}=){0,65}(;[0-9]{1,19}( [A-Za-z0-9+/]{43}=){0,65}){0,7}")
 """What CEIQROO keeps of the message log: a signed root and hashes, nothing that was said (`messagelog.checkpoint`)."""
 PROCESS_STATES = frozenset({"serving", "waiting", "silent"})
 TOKEN_STATES = frozenset({"ready", "locked", "absent", "pin_rejected", "pin_locked", "uninitialised"})

@@ -20,6 +20,9 @@ from appliance.messagelog.store import Store
 from appliance.messagelog.tiles import Place, TileFiles, TileMissingError
 
 CATCH_UP_LEAVES = 10_000
+PROOFS_MAX = 6
+"""So many checkpoints in a row may miss their way to CEIQROO (a report is lost, a proof was asked for between two) and the next still
+proves on from what it has: at most 6 KB in a report that brings a new checkpoint."""
 
 
 class CheckpointContradictedError(CorruptStateError):
@@ -50,7 +53,7 @@ class LogTree:
         """The newest checkpoint beside the tiles: the log must still contain it."""
         self.note, self.certificate = b"", b""
         self.proof = ""
-        """That the newest checkpoint's tree begins with the one before (`merkle.proof_text`); empty after a start."""
+        """That the newest checkpoint's tree begins with those before: `merkle.proof_text` of each, joined by `;`; empty after a start."""
         self._place: Place | None = None
         found = files.checkpoint()
         if found is not None:
@@ -169,11 +172,13 @@ class LogTree:
 
     def signed(self, note: bytes, certificate: bytes, frozen: Frozen) -> None:
         """A checkpoint over the frozen tree is durable in the log."""
-        place = Place(frozen.size, frozen.offset, certificate)
-        older = self.noted
+        before = self._place.before if self._place is not None else ()
+        if self.noted is not None and self.noted.size:
+            before = (*before, self.noted.size)[-PROOFS_MAX:]
+        place = Place(frozen.size, frozen.offset, certificate, before)
         self._files.write_checkpoint(note, place)
         self._know(note, place)
-        self.proof = "" if older is None else proof_text(older.size, self.consistency(older.size, frozen.size))
+        self.proof = ";".join(proof_text(older, self.consistency(older, frozen.size)) for older in before)
 
     # -- proofs, of the noted checkpoint
 

@@ -29,6 +29,8 @@ class Place(msgspec.Struct, array_like=True):
     offset: int | None
     """Of record `size` in its segment."""
     certificate: bytes
+    before: tuple[int, ...] = ()
+    """Sizes of the checkpoints before it, the newest last: from each of them the health report proves on (`log_tree`)."""
 
 
 class TileMissingError(CorruptStateError):

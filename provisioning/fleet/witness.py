@@ -22,7 +22,8 @@ FORK, REWRITTEN, ROLLED_BACK, INVALID = "fork", "rewritten", "rolled_back", "inv
 BAD = frozenset({FORK, REWRITTEN, ROLLED_BACK})
 """What only a changed log explains. INVALID is not: anybody may send nonsense; it is counted and not kept."""
 NOTE, PROOF = "Log/Checkpoint", "Log/Checkpoint proof"
-PROOF_CHARACTERS_MAX = 8192
+PROOFS_MAX = 8
+PROOF_CHARACTERS_MAX = PROOFS_MAX * 65 * 48
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS checkpoint (
@@ -49,8 +50,10 @@ class Kept:
 def judge(new: Checkpoint, proof: str, kept: Iterable[Checkpoint]) -> str:
     """What a checkpoint whose signature holds says about those that were kept. Pure.
 
-    (1) the size is known: the same root, or a fork; (2) signed later and shorter, or counted back: rolled back; (3) a proof from one that
-    is kept: it holds, or the log was rewritten; (4) no such proof: unproven, until the log itself is compared.
+    (1) the size is known: the same root, or a fork; (2) signed later and shorter, or counted back: rolled back; (3) a proof from any that
+    is kept and does not hold: rewritten; (4) a proof from the newest shorter one that is kept, which holds: it continues. A box that has
+    forgotten what it told proves from older ones only, and so does one whose log was put back: (5) that is unproven, until the log itself
+    is compared.
     """
     by_size = {each.size: each for each in kept}
     if not by_size:
@@ -62,18 +65,26 @@ def judge(new: Checkpoint, proof: str, kept: Iterable[Checkpoint]) -> str:
     counted_back = new.counter is not None and newest.counter is not None and new.at_us > newest.at_us and new.counter < newest.counter
     if counted_back or (new.size < newest.size and new.at_us > newest.at_us):
         return ROLLED_BACK
+    proven = set()
+    for older, hashes in _proofs(proof):
+        before = by_size.get(older)
+        if before is None or older >= new.size:
+            continue
+        try:
+            merkle.check_consistency(before.size, before.root, new.size, new.root, hashes)
+        except UnverifiedError:
+            return REWRITTEN
+        proven.add(older)
+    shorter = [size for size in by_size if size < new.size]
+    return CONTINUES if shorter and max(shorter) in proven else UNPROVEN
+
+
+def _proofs(text: str) -> list[tuple[int, list[bytes]]]:
+    """What cannot be read proves nothing."""
     try:
-        older, hashes = merkle.read_proof(proof)
+        return [merkle.read_proof(each) for each in text.split(";")[:PROOFS_MAX]]
     except UnverifiedError:
-        return UNPROVEN
-    before = by_size.get(older)
-    if before is None or older >= new.size:
-        return UNPROVEN
-    try:
-        merkle.check_consistency(before.size, before.root, new.size, new.root, hashes)
-    except UnverifiedError:
-        return REWRITTEN
-    return CONTINUES
+        return []
 
 
 class Witness:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from appliance.hsm.wire import CheckpointRequest
 from appliance.messagelog import merkle, record
 from appliance.messagelog.checkpoint import Checkpoint, read_checkpoint
+from appliance.messagelog.log_tree import PROOFS_MAX
 from appliance.messagelog.merkle import GrowingTree
 from appliance.net import sparkplug
 from appliance.net.sparkplug import Metric, Payload
@@ -36,22 +37,22 @@ class Box:
         self.key = LogKey(self.clock)
         self.leaves: list[bytes] = []
         self.counter: int | None = None
-        self.reported = 0
+        self.told: list[int] = []
 
     def grow(self, count: int, word: str = "honest") -> None:
         self.leaves += [hashlib.sha256(f"{word} {len(self.leaves) + n}".encode()).digest() for n in range(count)]
 
     def report(self) -> tuple[bytes, str]:
-        """A checkpoint over everything, with the proof from the one before as the box itself makes it."""
+        """A checkpoint over everything, with the proofs from those before as the box itself makes them."""
         self.clock.pass_s(60)
         tree, tiles = GrowingTree(), {}
         for tile in [*tree.extend(self.leaves), *tree.partial_tiles()]:
             tiles[tile.level, tile.index] = tile.hashes
         of = merkle.hash_of_tiles(lambda level, index, width: tiles[level, index])
-        proof = ""
-        if 0 < self.reported <= len(self.leaves):
-            proof = merkle.proof_text(self.reported, merkle.consistency_proof(self.reported, len(self.leaves), of))
-        self.reported = len(self.leaves)
+        size = len(self.leaves)
+        bases = [each for each in self.told if 0 < each <= size][-PROOFS_MAX:]
+        proof = ";".join(merkle.proof_text(each, merkle.consistency_proof(each, size, of)) for each in bases)
+        self.told.append(size)
         request = CheckpointRequest(len(self.leaves), tree.root(), self.clock.now_us(), self.counter)
         return self.key.sign(request).note, proof
 
@@ -110,7 +111,7 @@ def test_a_tail_cut_off_is_a_roll_back_and_what_grows_on_it_a_rewrite(witness: W
     assert heard(witness, box) == ROLLED_BACK
     box.grow(30, "forged")
     assert heard(witness, box) in (REWRITTEN, UNPROVEN)
-    box.reported = 50
+    box.told = [50]
     box.grow(5, "forged")
     assert heard(witness, box) == REWRITTEN
 
@@ -126,11 +127,12 @@ def test_a_count_that_went_back_is_a_roll_back(witness: Witness, box: Box) -> No
     assert heard(witness, box) == ROLLED_BACK
 
 
-def test_a_gap_is_told_as_unproven_and_the_next_goes_on_from_there(witness: Witness, box: Box) -> None:
+def test_a_long_gap_is_told_as_unproven_and_the_next_goes_on_from_there(witness: Witness, box: Box) -> None:
     box.grow(5)
     heard(witness, box)
-    box.grow(5)
-    box.report()  # lost on the way
+    for _ in range(PROOFS_MAX):
+        box.grow(5)
+        box.report()  # lost on the way
     box.grow(5)
 
     assert heard(witness, box) == UNPROVEN
@@ -146,6 +148,32 @@ def test_an_old_report_that_arrives_late_accuses_nobody(witness: Witness, box: B
 
     assert witness.hear(SENDER, *late, 2) == FIRST
     assert witness.hear(SENDER, *early, 3) == UNPROVEN
+
+
+@pytest.mark.case("T26")
+def test_reports_that_were_lost_leave_no_gap(witness: Witness, box: Box) -> None:
+    box.grow(5)
+    assert witness.hear(SENDER, *box.report(), 1) == FIRST
+    for _ in range(PROOFS_MAX - 1):
+        box.grow(5)
+        box.report()
+    box.grow(5)
+    assert witness.hear(SENDER, *box.report(), 2) == CONTINUES
+
+
+@pytest.mark.case("T26")
+def test_a_log_that_was_put_back_and_grew_again_does_not_pass_for_one_that_continues(witness: Witness, box: Box) -> None:
+    box.grow(5)
+    assert witness.hear(SENDER, *box.report(), 1) == FIRST
+    earlier, told = list(box.leaves), list(box.told)
+    box.grow(5)
+    assert witness.hear(SENDER, *box.report(), 2) == CONTINUES
+
+    box.leaves, box.told = earlier, told  # the disk as it was, with all that lies on it
+    box.grow(20, "forged")
+    assert witness.hear(SENDER, *box.report(), 3) == UNPROVEN
+    box.grow(1, "forged")
+    assert witness.hear(SENDER, *box.report(), 4) != KNOWN
 
 
 def test_what_the_box_did_not_sign_or_another_sent_is_not_kept(witness: Witness, box: Box) -> None:
