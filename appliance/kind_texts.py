@@ -134,6 +134,7 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
     "kind.token.pin_rejected": ("el token rechazó el PIN; no insista, se bloquea", "the token rejected the PIN; do not insist, it locks"),
     "kind.token.pin_locked": ("el PIN del token está bloqueado; llame a CEIQROO", "the token's PIN is locked; call CEIQROO"),
     "kind.token.pin_unattended": ("el PIN está guardado en la caja y no se cambia así", "the PIN is kept in the box and is not changed so"),
+    "kind.token.pin_not_needed": ("el token ya está listo; no se le dio ningún PIN", "the token is ready already; no PIN was given to it"),
     "kind.token.key_missing": ("el token no tiene esa clave", "the token has no such key"),
     "kind.token.key_exists": ("la clave ya existe y nunca se sobrescribe", "the key exists and is never overwritten"),
     "kind.token.mechanism_missing": ("el token no sabe usar ese algoritmo", "the token cannot do this algorithm"),

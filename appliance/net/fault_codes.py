@@ -163,6 +163,7 @@ ROWS: dict[str, Row] = {
     "token.pin_locked": _UNSEALED,
     "token.pin_rejected": _UNSEALED,
     "token.pin_unattended": _UNSEALED,
+    "token.pin_not_needed": _UNSEALED,
     "token.several": _UNSEALED,
     "token.wrong_signature": _UNSEALED,
     "key.label_unknown": _UNSEALED,

@@ -31,6 +31,8 @@ from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUES
 IN_FLIGHT_MAX = 4096
 """Calls waiting on one channel: above the relay's exchanges_max times its calls at a time."""
 RECEIVE_BYTES = 256 << 10
+UNREAD_BYTES_MAX = 4 << 20
+"""Answers that a caller has not taken: above it nothing more is read of that connection. One answer of the largest size fits."""
 DESCRIPTORS_MAX = 4
 """Received and not handed on yet. One comes with the first byte of its frame, so that one waits at most."""
 ACCEPT_AGAIN_S = 0.2
@@ -130,8 +132,13 @@ def inherited_sockets() -> dict[str, socket.socket]:
 class _Stream:
     """A non-blocking UNIX stream that carries frames and descriptors; writes of one loop round leave together."""
 
-    def __init__(self, sock: socket.socket, on_frame: Callable[[Frame, int | None], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, on_frame: Callable[[Frame, int | None], None], on_end: Callable[[], None], *, answers: bool = False
+    ) -> None:
+        """`answers`: a server's end, which stops reading while too much of what it said is not taken. A client's end always reads, so
+        that the two never wait for each other."""
         self._sock, self._on_frame, self._on_end = sock, on_frame, on_end
+        self._unsent, self._unsent_max, self._paused = 0, UNREAD_BYTES_MAX if answers else None, False
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader()
         self._received: deque[int | None] = deque()
@@ -146,6 +153,10 @@ class _Stream:
                 os.close(descriptor)
             return
         self._out.append((data, descriptor))
+        self._unsent += len(data)
+        if self._unsent_max is not None and self._unsent > self._unsent_max and not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._sock.fileno())
         if not self._flush_asked and not self._writing:
             self._flush_asked = True
             self._loop.call_soon(self._flush)
@@ -172,6 +183,7 @@ class _Stream:
             except OSError:
                 self.close()
                 return
+            self._taken(sent)
             if sent < len(data):
                 self._out.appendleft((data[sent:], None))
                 self._wait_writable()
@@ -179,6 +191,12 @@ class _Stream:
         if self._writing and not self.closed:
             self._writing = False
             self._loop.remove_writer(self._sock.fileno())
+
+    def _taken(self, sent: int) -> None:
+        self._unsent -= sent
+        if self._paused and self._unsent_max is not None and self._unsent <= self._unsent_max // 2:
+            self._paused = False
+            self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _wait_writable(self) -> None:
         if not self._writing:
@@ -265,10 +283,10 @@ class LocalServer:
 
     async def answer(self, caller: str, frame: Frame) -> bytes | tuple[bytes, int]:
         """The answer's frame, with its descriptor where there is one."""
-        self.counts[frame.name] = self.counts.get(frame.name, 0) + 1
         try:
             if not topology.may_call(caller, self._owner, frame.name):
                 raise CallRefusedError(f"{caller} may not call {frame.name} of {self._owner}")
+            self.counts[frame.name] = self.counts.get(frame.name, 0) + 1  # of names that exist: a caller's own would grow without end
             return _encoded(frame.call, await self._handlers[frame.name](caller, frame.payload))
         except CorruptStateError:
             raise  # out of the server's group: the process stops, no answer is given (house taxonomy)
@@ -304,7 +322,7 @@ class _Served:
     ) -> None:
         self._uid = uid
         self._caller, self._server, self._group, self._in_flight, self._stopped = caller, server, group, 0, False
-        self._stream = _Stream(sock, self._request, lambda: on_end(self))
+        self._stream = _Stream(sock, self._request, lambda: on_end(self), answers=True)
 
     def stop(self) -> None:
         """Takes no further request; the caller learns it when the process is gone."""

@@ -67,6 +67,9 @@ STUCK_S_MAX = 90.0
 """One call in the token for longer than any act: its library hangs. The process ends and its parent starts it anew."""
 USES_INTERVAL_S = 60.0
 """Uses of a key are audited as one count a minute: a record for each would double the log's syncs."""
+REFUSALS_TOLD_MAX = 10
+"""Refusals of one caller, operation and kind that have a record of their own in such a minute; the rest is one count. A captured process
+asks thousands of times a second, and the audit log is on the disk that the messages need."""
 
 Result = TypeVar("Result")
 
@@ -75,6 +78,12 @@ class PinUnattendedError(RefusedError):
     """The PIN comes from a credential: changing it here would lock the box out at its next start."""
 
     kind = "token.pin_unattended"
+
+
+class PinNotNeededError(RefusedError):
+    """The token is ready: a PIN could only cost a try, and a wrong one would end what works."""
+
+    kind = "token.pin_not_needed"
 
 
 class TokenHoldsKeysError(RefusedError):
@@ -108,6 +117,8 @@ class Signer:
         self._pin_noted = False
         self._uses_audited: Counter[str] = Counter()
         self._counters: Counter[str] = Counter()
+        self._refusals: Counter[tuple[tuple[str, str], ...]] = Counter()
+        """Since uses were told last, by caller, operation and kind: all three come from short lists."""
         self._look_now = asyncio.Event()
         self._signed_at_s = float("-inf")
 
@@ -160,11 +171,16 @@ class Signer:
             except XacbeError as error:
                 self._counters[error.kind] += 1
                 if isinstance(error, RefusedError):
-                    facts = {"by": caller, "operation": operation, "kind": error.kind, "reason": str(error)[:200]}
-                    self._audit.later("key.use_refused", facts)
+                    self._tell_refusal({"by": caller, "operation": operation, "kind": error.kind}, str(error)[:200])
                 raise
 
         return answer
+
+    def _tell_refusal(self, what: dict[str, str], reason: str) -> None:
+        of_this = tuple(what.items())
+        self._refusals[of_this] += 1
+        if self._refusals[of_this] <= REFUSALS_TOLD_MAX:
+            self._audit.later("key.use_refused", what | {"reason": reason})
 
     # Signatures
 
@@ -271,6 +287,8 @@ class Signer:
 
     async def _unlock(self, caller: str, payload: bytes) -> None:
         request = msgspec.msgpack.decode(payload, type=PinRequest)
+        if self._facts.state == token.READY:
+            raise PinNotNeededError("the token is ready: no PIN was offered")
         await self._audit.require("token.login_asked", {"by": caller})
         try:
             await self._log_in(request.pin, caller)
@@ -393,6 +411,10 @@ class Signer:
         for label, uses in (self._book.uses - self._uses_audited).items():
             self._audit.later("key.used", {"label": label, "uses": str(uses), "uses_since_start": str(self._book.uses[label])})
         self._uses_audited = self._book.uses.copy()
+        for what, times in self._refusals.items():
+            if times > REFUSALS_TOLD_MAX:
+                self._audit.later("key.use_refused", dict(what) | {"more": str(times - REFUSALS_TOLD_MAX)})
+        self._refusals.clear()
 
 
 async def _serve(state: Path, log: logging.Logger, memory: dict[str, str]) -> None:

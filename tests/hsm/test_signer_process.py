@@ -29,6 +29,7 @@ from appliance.hsm.wire import (
     SealReply,
     SealRequest,
 )
+from appliance.processes.signer import REFUSALS_TOLD_MAX
 from appliance.seal import hash_chain, xades
 from tests.hsm import parts
 from tests.hsm.parts import TokenProcess, on_loop
@@ -112,6 +113,26 @@ async def test_a_captured_relay_is_no_signing_oracle(tmp_path: Path) -> None:
         async with asyncio.timeout(2):
             while box.recorder.events().count("key.use_refused") < 11:
                 await asyncio.sleep(0.01)
+
+
+@on_loop
+async def test_a_captured_relay_does_not_fill_the_audit_log_with_refusals(tmp_path: Path) -> None:
+    async with signer_box(tmp_path / "box", parts.plan("software", tmp_path)) as box:
+        await box.with_key("tls-peer")
+        for _ in range(REFUSALS_TOLD_MAX + 25):
+            assert await refusal(box, "relay", "sign_handshake", HandshakeRequest("log", DIGEST)) == "key.not_granted"
+        assert await refusal(box, "relay", "sign_seal", SealRequest("log", MESSAGE, DIGEST, now_us())) == "key.label_unknown"
+        async with asyncio.timeout(5):
+            while not any(record.facts.get("operation") == "sign_seal" for record in box.recorder.records):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # answered as well: a record in flight when the signer stops is sent once more
+        assert await box.close() == 0
+
+        told = [record.facts for record in box.recorder.records if record.event == "key.use_refused"]
+        of_handshakes = [facts for facts in told if facts["operation"] == "sign_handshake"]
+        assert len(of_handshakes) == REFUSALS_TOLD_MAX + 1
+        assert (of_handshakes[-1]["more"], of_handshakes[-1]["kind"]) == ("25", "key.not_granted")
+        assert [facts["kind"] for facts in told if facts["operation"] == "sign_seal"] == ["key.label_unknown"]
 
 
 @on_loop
@@ -256,6 +277,20 @@ async def test_an_attended_box_waits_for_a_person(softhsm: TokenProcess, tmp_pat
         await seal(box)
         await box.client("console").call("change_pin", PinRequest(parts.PIN, "24681357"))
         await box.until_audited("token.login", "token.pin_changed")
+
+
+@on_loop
+async def test_a_pin_typed_for_a_token_that_is_ready_is_not_offered(softhsm: TokenProcess, tmp_path: Path) -> None:
+    async with signer_box(tmp_path / "box", softhsm.plan) as box:
+        await box.until_state("ready")
+        await box.with_key()
+        for pin in ("00000000", parts.PIN):
+            assert await refusal(box, "console", "unlock", PinRequest(pin)) == "token.pin_not_needed"
+
+        status = await box.status()
+        assert (status.state, status.tries_left) == ("ready", None)
+        assert not (box.state / "keys" / "pin_refused").exists()
+        await seal(box)
 
 
 @on_loop

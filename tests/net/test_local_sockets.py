@@ -240,6 +240,56 @@ def test_descriptors_that_no_frame_names_do_not_pile_up_at_the_owner(tmp_path: P
     asyncio.run(scene())
 
 
+def test_a_caller_that_takes_no_answer_is_read_no_further_and_gets_all_of_them_later(tmp_path: Path) -> None:
+    async def scene() -> None:
+        asked = 0
+
+        async def say(caller: str, payload: bytes) -> bytes:
+            nonlocal asked
+            asked += 1
+            return bytes(100_000)
+
+        async with a_recorder(tmp_path, {"append": say}) as path:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(str(path("relay")))
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            frame = frames.encode(frames.REQUEST, 1, "append", b"\xc0" + bytes(50_000))
+            sending = asyncio.ensure_future(loop.sock_sendall(sock, frame * 400))
+            await asyncio.sleep(0.5)
+            at_most = (local_sockets.UNREAD_BYTES_MAX + (1 << 20)) // 100_000 + local_sockets.RECEIVE_BYTES // len(frame) + 2
+            assert 0 < asked <= at_most, asked
+            assert not sending.done()
+
+            other = LocalClient(path("console"))  # nobody else waits for it
+            assert await other.call("list_terms", None) is None
+            other.close()
+            reader, answers = FrameReader(), 0
+            async with asyncio.timeout(10):
+                while answers < 400:
+                    answers += len(reader.feed(await loop.sock_recv(sock, 1 << 20)))
+                await sending
+            assert asked == 400
+            sock.close()
+
+    asyncio.run(scene())
+
+
+def test_names_of_operations_that_do_not_exist_are_not_kept(tmp_path: Path) -> None:
+    async def scene() -> None:
+        server = LocalServer("recorder", dict.fromkeys(topology.BY_NAME["recorder"].callers, _nothing))
+        for number in range(100):
+            await server.answer("relay", frames.Frame(frames.REQUEST, 1, f"no such operation {number}", b"\xc0"))
+        await server.answer("relay", frames.Frame(frames.REQUEST, 1, "append", b"\xc0"))
+        assert server.counts == {"append": 1}
+
+    asyncio.run(scene())
+
+
+async def _nothing(caller: str, payload: bytes) -> None:
+    return None
+
+
 def test_an_answer_that_is_too_large_is_refused_and_the_owner_goes_on(tmp_path: Path) -> None:
     async def scene() -> None:
         async def huge(caller: str, payload: bytes) -> bytes:
