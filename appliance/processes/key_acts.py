@@ -68,6 +68,7 @@ class KeyActs:
 
     async def _generate(self, caller: str, label: str, algorithm: str) -> KeyRecord:
         token.check_algorithm(algorithm)
+        self._require_ready()
         facts = {"by": caller, "label": label, "algorithm": algorithm}
         await self._audit.require("key.generation_asked", facts)
         made = await self._at_token(lambda: self._token.generate(label, algorithm))
@@ -126,6 +127,7 @@ class KeyActs:
     async def _delete_key(self, caller: str, payload: bytes) -> None:
         request = msgspec.msgpack.decode(payload, type=KeyRequest)
         keyring.use_of(request.label)
+        self._require_ready()
         facts = {"by": caller, "label": request.label}
         await self._audit.require("key.deletion_asked", facts)
         await self._at_token(lambda: self._token.delete(request.label))

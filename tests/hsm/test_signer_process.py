@@ -257,6 +257,8 @@ async def test_a_refused_credential_is_not_offered_again_by_a_restarted_signer(t
             assert box.recorder.events().count("token.pin_refused") == 1
             assert "token.pin_not_offered" in (box.state / "signer.log").read_text()
 
+            for operation in ("generate_key", "delete_key"):
+                assert await refusal(box, "console", operation, KeyRequest(SEAL)) == "token.pin_rejected"
             with pytest.raises(RefusedError) as refused:
                 await box.client("console").call("unlock", PinRequest("00000000"))
             assert refused.value.kind == "token.pin_rejected"
