@@ -274,6 +274,9 @@ async def test_an_attended_box_waits_for_a_person(softhsm: TokenProcess, tmp_pat
         await box.until_state("locked")
         assert await refusal(box, "relay", "sign_seal", SealRequest(MEMBER, MESSAGE, DIGEST, now_us())) == "token.locked"
 
+        box.recorder.away = True
+        assert await refusal(box, "console", "unlock", PinRequest(parts.PIN)) == "audit.unavailable"
+        box.recorder.away = False
         await box.client("console").call("unlock", PinRequest(parts.PIN))
         await box.with_key()
         await seal(box)
@@ -299,7 +302,7 @@ async def test_a_pin_typed_for_a_token_that_is_ready_is_not_offered(softhsm: Tok
 async def test_nothing_is_made_imported_or_deleted_without_its_audit_record(tmp_path: Path) -> None:
     async with signer_box(tmp_path / "box", parts.plan("software", tmp_path)) as box:
         box.recorder.away = True
-        for operation, request in (("generate_key", KeyRequest(SEAL)), ("unlock", PinRequest("1"))):
+        for operation, request in (("generate_key", KeyRequest(SEAL)), ("generate_key", KeyRequest("tls-peer"))):
             assert await refusal(box, "console", operation, request) == "audit.unavailable"
         assert await box.client("console").call("list_keys", None, list[KeyRecord]) == []
 
