@@ -107,7 +107,7 @@ class Load:
             print("OPENED", recorder.store.position.sequence, recorder.store.repaired_bytes, flush=True)
             await self._set_terms()
             for turn in range(turns):
-                batches = [self._send(1 + (turn + sender) % 5) for sender in range(self._senders)]
+                batches = [self._send(1 + (turn + sender) % 5, is_received=(turn + sender) % 2 == 0) for sender in range(self._senders)]
                 await asyncio.gather(*batches, self._send_large(turn), self._audit())
                 if turn % self._turns_per_day == self._turns_per_day - 1:
                     await self._next_day()
@@ -123,10 +123,9 @@ class Load:
         sequence = (await self._recorder.append("relay", payload)).sequence
         self._marks.put([Acknowledged(kind, number, sequence)])
 
-    async def _send(self, count: int) -> None:
-        """A batch under one signature: half received (stamped before the answer), half our own."""
+    async def _send(self, count: int, *, is_received: bool) -> None:
+        """A batch under one signature; what was received is stamped before the answer."""
         numbers = [self._number() for _ in range(count)]
-        is_received = numbers[0] % 2 == 0
         requests = self._box.appends([query_id(each) for each in numbers], received=is_received, body=body_of(numbers[0], MESSAGE))
         await asyncio.gather(*(self._append(request, number, MESSAGE) for request, number in zip(requests, numbers, strict=True)))
 
