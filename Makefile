@@ -9,7 +9,9 @@ LANG_XACBE ?= es
 DEBIAN := python3-venv python3-dev gcc pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools tpm2-tools \
           mosquitto mosquitto-clients openssl curl procps
 # The browser that judges verify.html, judges of containers that are not ours, and of what a process asks the kernel for.
-DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip strace openssh-client openssh-sftp-server libwrap0 python3-swift
+DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip strace openssh-client openssh-sftp-server libwrap0
+# An S3-compatible service that is not ours: it takes a minute to start, so its tests run at night.
+DEBIAN_NIGHTLY := python3-swift
 DEBIAN_BENCH := nginx-light wrk
 # Power cuts: a guest under emulation (tests/crash/README.md).
 DEBIAN_CRASH := qemu-system-x86 e2fsprogs
@@ -23,7 +25,7 @@ endef
 
 # The server that archives are carried to in tests: unpacked, not installed, because its package would open port 22 of this machine.
 define unpack_sshd
-if [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then mkdir -p build/openssh && cd build/openssh && \
+if [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then mkdir -p build/openssh && cd build/openssh && apt-get update -qq && \
   apt-get download -qq openssh-server && dpkg-deb -x openssh-server_*.deb . && rm openssh-server_*.deb; fi
 endef
 
@@ -66,7 +68,7 @@ verify.html: setup
 
 # Long runs: deep fuzzing, many seeds, many kills.
 nightly: setup
-	@$(call install,$(DEBIAN_TEST) $(DEBIAN_CRASH))
+	@$(call install,$(DEBIAN_TEST) $(DEBIAN_CRASH) $(DEBIAN_NIGHTLY))
 	@$(unpack_sshd)
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest -m 'crash or not crash' $(T)
 
