@@ -209,6 +209,7 @@ NEVER_OUTSIDE = (
     "broker.",
     "command.",
     "configuration.authorities_unreadable",
+    "courier.",
     "description.",
     "enrolment.",
     "fetch.",

@@ -82,9 +82,15 @@ class BreakingLine:
         with suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection((LOOPBACK, self._port))
-                threading.Thread(target=self._pass, args=(near, far, self.cut_after), daemon=True).start()
-                threading.Thread(target=self._pass, args=(far, near, None), daemon=True).start()
+                threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        """Both directions of one connection, and both sockets closed when they have ended."""
+        with near, suppress(OSError), socket.create_connection((LOOPBACK, self._port)) as far:
+            back = threading.Thread(target=self._pass, args=(far, near, None), daemon=True)
+            back.start()
+            self._pass(near, far, self.cut_after)
+            back.join()
 
     @staticmethod
     def _pass(source: socket.socket, sink: socket.socket, left: int | None) -> None:

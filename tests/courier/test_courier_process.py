@@ -92,7 +92,7 @@ def test_a_courier_that_is_killed_over_and_over_brings_every_archive_and_none_co
                     file = tmp_path / sent.name
                     (tmp_path / "parcel").rename(file)
                     with pytest.raises(NotCarriedYetError):
-                        await counter.carried(file, sent.sha256, wait_s=0.0 if number % 2 else chance.uniform(0.3, 1.2))
+                        await counter.carried(file, sent.sha256, wait_s=0.0)
                     await asyncio.sleep(chance.uniform(0, 1.0))
                     courier.kill()
                     courier.restart()
