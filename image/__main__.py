@@ -79,8 +79,12 @@ def _test(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    hashes = [build.build(clean=True)["root_hash"] for _ in range(2)]
-    print(json.dumps(hashes) if arguments.json else "  " + "\n  ".join(map(str, hashes)))
+    hashes = []
+    for _ in range(2):
+        hashes.append(build.build(clean=True)["root_hash"])
+        print(f"  root {hashes[-1]}", flush=True)
+    if arguments.json:
+        print(json.dumps(hashes))
     return 0 if len(set(hashes)) == 1 else 1
 
 

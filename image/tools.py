@@ -40,15 +40,20 @@ class ImageError(Exception):
 
 
 def run(argv: Sequence[str | Path], *, log: Path | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Runs a program at low priority; its output goes to `log`, or is returned. Raises ImageError with the last lines."""
+    """Runs a program at low priority; its output goes to `log`, or is returned. Raises ImageError with the last lines.
+
+    In a session of its own: mkosi asks for the terminal, and is stopped for ever where it runs in the background of one.
+    """
     command = [*_NICE, *map(str, argv)]
     whole = None if env is None else {**os.environ, **env}
     if log is None:
-        done = subprocess.run(command, text=True, capture_output=True, env=whole, cwd=cwd, check=False)
+        done = subprocess.run(command, text=True, capture_output=True, env=whole, cwd=cwd, check=False, start_new_session=True)
         said = done.stdout + done.stderr
     else:
         with log.open("wb") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=whole, cwd=cwd, check=False)  # type: ignore[assignment]
+            done = subprocess.run(  # type: ignore[assignment]
+                command, stdout=file, stderr=subprocess.STDOUT, env=whole, cwd=cwd, check=False, start_new_session=True
+            )
         said = log.read_text(errors="replace")
     if done.returncode != 0:
         raise ImageError(f"{argv[0]} ended with {done.returncode}:\n{_tail(said)}")
