@@ -45,11 +45,12 @@ class Pulled:
         return Path(self.lab.box(self.number)["state"]) / "token"
 
     def pull(self) -> float:
-        """Killed with everything that serves its connections; the keeper leaves it where it is. The moment."""
+        """Gone with all that serves its connections; held first, else the keeper might have a new one running by then. The moment."""
         (pid,) = self.lab.pids(self.number, "token")
         begun = time.monotonic()
-        os.killpg(pid, signal.SIGKILL)
         keeper.ask(self.lab.directory, f"hold box{self.number}.token")
+        with contextlib.suppress(ProcessLookupError):  # nobody was left in its group
+            os.killpg(pid, signal.SIGKILL)
         return begun
 
     def plug(self) -> float:
