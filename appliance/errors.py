@@ -6,6 +6,11 @@ processes, an exception never does. Names end in Error. A wrong order of calls i
 
 from __future__ import annotations
 
+import msgspec
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""All that msgspec raises for bytes that are not what they should be: broken UTF-8 and deep nesting have errors of their own."""
+
 
 class XacbeError(Exception):
     """Root of the tree; never raised itself. `kind` is stable: counters, faults and tests name it."""

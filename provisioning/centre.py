@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from appliance.errors import CorruptStateError, SettingsError
+from appliance.errors import UNREADABLE, CorruptStateError, SettingsError
 from provisioning.registry import Registry
 
 SETTINGS_FILE = "centre.json"
@@ -95,7 +95,7 @@ class Centre:
             settings = msgspec.json.decode(file.read_bytes(), type=CentreSettings)
         except FileNotFoundError:
             raise CentreMissingError(f"{directory} holds no centre; run: ceiqroo authority init {directory}") from None
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise CorruptStateError(f"{file}: {error}", kind="centre.corrupt") from None
         return cls(directory, settings)
 

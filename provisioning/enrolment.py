@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.clock import Clock
-from appliance.errors import RefusedError
+from appliance.errors import UNREADABLE, RefusedError
 from appliance.model.identifiers import ClientId, IdentifierError, ServerId
 from provisioning import tpm_enrolment
 from provisioning.authority import ca, profiles
@@ -73,7 +73,7 @@ def read_request(document: bytes) -> EnrolmentRequest:
         raise EnrolmentError(f"a request longer than {REQUEST_BYTES_MAX} bytes")
     try:
         return msgspec.json.decode(document, type=EnrolmentRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise EnrolmentError(f"not an enrolment request: {error}") from None
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance import durable
 from appliance.clock import iso
-from appliance.errors import RefusedError
+from appliance.errors import UNREADABLE, RefusedError
 from provisioning import tpm_enrolment
 from provisioning.attestation import AttestationError
 from provisioning.centre import Centre
@@ -92,7 +92,7 @@ def check(
         raise tpm_enrolment.TpmRefusedError(f"{server} was enrolled without a TPM", kind="attestation.no_tpm")
     try:
         said = msgspec.json.decode(quote.read_bytes(), type=QuoteFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise AttestationError(f"not a quote: {error}") from None
     changed = tpm_enrolment.check_posture(known, hexadecimal(nonce), QuoteClaim(said.attested, said.signature, said.values))
     for number, value in sorted(changed.items()):

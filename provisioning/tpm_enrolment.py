@@ -18,7 +18,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from appliance.errors import RefusedError
+from appliance.errors import UNREADABLE, RefusedError
 from provisioning import attestation
 from provisioning.attestation import AttestationError
 from provisioning.registry import Registry
@@ -74,7 +74,7 @@ def read_answer(document: bytes) -> Answer:
         raise AttestationError(f"an answer longer than {DOCUMENT_BYTES_MAX} bytes")
     try:
         return msgspec.json.decode(document, type=Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise AttestationError(f"not an answer to a challenge: {error}") from None
 
 

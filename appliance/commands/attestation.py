@@ -16,7 +16,7 @@ from cryptography import x509
 
 from appliance import durable, settings
 from appliance.commands.verbs import add_verb, done, print_json, printable, read_file
-from appliance.errors import RefusedError
+from appliance.errors import UNREADABLE, RefusedError
 from appliance.hsm import wire as hsm
 from appliance.hsm.token import MechanismMissingError
 from appliance.net.local_sockets import BlockingClient, channel_path
@@ -111,7 +111,7 @@ def _show(arguments: argparse.Namespace, identity: hsm.TpmIdentity) -> int:
 def _answer(arguments: argparse.Namespace, signer: BlockingClient) -> int:
     try:
         challenge = msgspec.json.decode(read_file(arguments.file), type=Challenge)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ChallengeFileError(f"{arguments.file}: {error}") from None
     if challenge.server != server_of(arguments.state):
         raise ChallengeFileError(f"{arguments.file}: {printable(challenge.server)}")

@@ -7,7 +7,6 @@ certificate whose hash is in its global configuration. Until then the old one go
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import time
 from collections.abc import Sequence
@@ -132,7 +131,7 @@ def _certificates(file: Path, labels: Sequence[str]) -> dict[str, bytes]:
     try:
         answer = msgspec.json.decode(read_file(file), type=Answer)
         return {label: base64.b64decode(answer.certificates[label], validate=True) for label in labels}
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, binascii.Error, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise RenewalFileError(f"{file}: {error}") from None
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from appliance.clock import Clock, SystemClock, iso
 from appliance.commands.verbs import catalogued, print_json, printable
-from appliance.errors import XacbeError
+from appliance.errors import UNREADABLE, XacbeError
 from appliance.health.horizons import soonest
 from appliance.hsm.wire import TokenStatus
 from appliance.messagelog.wire import LogStatus
@@ -64,7 +64,7 @@ class _Box:
     def _maybe(self, owner: str, operation: str, answer: Any) -> Any:
         try:
             return self._ways[owner].call(operation, None, answer)
-        except (XacbeError, msgspec.MsgspecError):
+        except (XacbeError, *UNREADABLE):
             return None
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from appliance.clock import iso
-from appliance.errors import PeerProtocolError, RefusedError
+from appliance.errors import UNREADABLE, PeerProtocolError, RefusedError
 from appliance.exchange.built_in import Asked, BuiltIn, BuiltIns, rest_answer
 from appliance.exchange.ports import Body, SystemAnswer
 from appliance.messagelog.wire import NOTICE_CODE, NoticeItem
@@ -87,7 +87,7 @@ def read(body: Body | None) -> list[NoticeItem]:
         raise NoticeMalformedError("a notice has a body, and a small one")
     try:
         notice = msgspec.json.decode(body.inline, type=_Notice)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise NoticeMalformedError(str(error)) from None
     if notice.notice != WITHDRAWAL or not 1 <= len(notice.messages) <= MESSAGES_MAX:
         raise NoticeMalformedError(f"a {notice.notice[:20]!r} of {len(notice.messages)} messages")

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appliance import durable
-from appliance.errors import CorruptStateError, RefusedError
+from appliance.errors import UNREADABLE, CorruptStateError, RefusedError
 from appliance.hsm import keyring, service
 from appliance.hsm.certificates import CertificateStore
 from appliance.hsm.token import KeyMissingError, TokenKey
@@ -160,7 +160,7 @@ def _read(file: Path) -> dict[str, str]:
         return {}
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, str])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise CorruptStateError(f"{file}: {error}") from None
 
 

@@ -41,7 +41,7 @@ from tpm2_pytss import (
 )
 
 from appliance import durable
-from appliance.errors import CorruptStateError, XacbeError
+from appliance.errors import UNREADABLE, CorruptStateError, XacbeError
 from appliance.hsm import token
 from appliance.hsm.socket_paths import reachable
 from appliance.hsm.token import (
@@ -326,5 +326,5 @@ def _record(label: str, blob: KeyBlob) -> TokenKey:
 def _blob(file: Path) -> KeyBlob:
     try:
         return msgspec.msgpack.decode(file.read_bytes(), type=KeyBlob)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise CorruptStateError(f"{file}: {error}") from None

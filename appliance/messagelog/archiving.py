@@ -25,7 +25,7 @@ import msgspec
 
 from appliance import durable
 from appliance.clock import Clock
-from appliance.errors import CorruptStateError, UnavailableError
+from appliance.errors import UNREADABLE, CorruptStateError, UnavailableError
 from appliance.journal import event
 from appliance.messagelog.archive import ENCRYPTED, ArchiveWriter, Hashed, Link, archive_name, container_name
 from appliance.messagelog.archive_wire import Archivable, ConfirmArchive, ListArchivable, MadeArchive, ReadArchivable
@@ -111,7 +111,7 @@ class Archiving:
             self.state = msgspec.json.decode((root / STATE).read_bytes(), type=State)
         except FileNotFoundError:
             self.state = State()
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise ArchiveStateError(f"{root / STATE}: {error}") from None
 
     async def run_once(self) -> list[MadeArchive]:

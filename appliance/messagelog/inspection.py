@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 
-from appliance.errors import UnverifiedError
+from appliance.errors import UNREADABLE, UnverifiedError
 from appliance.messagelog import checkpoint, merkle, record
 from appliance.messagelog.checkpoint import Checkpoint, CheckpointInvalidError
 from appliance.messagelog.cut_check import CutCheck
@@ -139,7 +138,7 @@ class _Walk:
         if found.kind in _READ:
             try:
                 entry = record.decode_entry(found.kind, found.payload)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 if found.kind in (record.MESSAGE, record.AUDIT) and not found.is_content_cut:
                     entry = None  # it explains nothing; whether it is the one that was signed, the checkpoints tell
                 else:

@@ -18,7 +18,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from appliance.errors import RefusedError
+from appliance.errors import UNREADABLE, RefusedError
 from appliance.messagelog.operations_wire import FIELDS, FoundOperations, ListOperations, Operation, QueryOperations
 
 FILE = "operations.sqlite"
@@ -104,7 +104,7 @@ class Operations:
             plain = self._opened(data)
             try:
                 yield at_s, _decode(plain), len(plain)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 continue  # of a release with other fields
 
     def _opened(self, data: bytes) -> bytes:

@@ -8,7 +8,6 @@ A content, where one is shown, is checked against the digest in the linked part;
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
+from appliance.errors import UNREADABLE
 from appliance.messagelog import checkpoint, merkle, record
 from appliance.messagelog.checkpoint import Checkpoint, CheckpointInvalidError
 from appliance.messagelog.merkle import HASH_BYTES, PROOF_HASHES_MAX, ProofInvalidError
@@ -74,7 +74,7 @@ def read(data: bytes) -> Proof:
             raise ValueError("not the lines of a proof")
         hashes = tuple(base64.b64decode(each, validate=True) for each in path)
         beside = msgspec.msgpack.decode(base64.b64decode(extra[6:], validate=True), type=Extra)
-    except (ValueError, binascii.Error, msgspec.MsgspecError):
+    except (ValueError, RecursionError):
         raise ProofInvalidError("the file is no proof of a log") from None
     if len(hashes) > PROOF_HASHES_MAX or any(len(each) != HASH_BYTES for each in hashes):
         raise ProofInvalidError("the path is malformed")
@@ -96,7 +96,7 @@ def check(data: bytes, keys: Sequence[bytes]) -> Proven:
         raise ProofInvalidError("the record is not the one of this place")
     try:
         entry = record.decode_entry(found.kind, found.payload)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         raise ProofInvalidError("the record cannot be read") from None
     return Proven(signed, found.sequence, found.kind, found.at_us, entry, found.content_digest or None)
 

@@ -296,17 +296,17 @@ def encode_entry(entry: Entry | Content) -> bytes:
 
 
 def decode_message(content: bytes) -> MessageContent:
-    """Raises msgspec.MsgspecError where it is none."""
+    """Raises one of errors.UNREADABLE where it is none."""
     return _message_content.decode(content)
 
 
 def decode_signature(content: bytes) -> SignatureContent:
-    """Raises msgspec.MsgspecError where it is none."""
+    """Raises one of errors.UNREADABLE where it is none."""
     return _signature_content.decode(content)
 
 
 def decode_entry(kind: int, payload: bytes) -> Entry | None:
-    """The payload's struct; None for a type of a newer version. Raises msgspec.MsgspecError where it is not one."""
+    """The payload's struct; None for a type of a newer version. Raises one of errors.UNREADABLE where it is not one."""
     decoder = _decoders.get(kind)
     if decoder is None:
         return None

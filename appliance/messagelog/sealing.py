@@ -108,7 +108,7 @@ class Epoch:
         try:
             found = msgspec.msgpack.decode(kept, type=WrappedGroup)
             key = self._wrapping.decrypt(number.to_bytes(_NONCE_BYTES, "big"), found.wrapped, found.group.encode())
-        except (InvalidTag, msgspec.MsgspecError):
+        except (InvalidTag, ValueError, RecursionError):
             raise SealBrokenError(f"the data key {number} does not open") from None
         return GroupKey(number, found.group, AESGCM(key))
 
@@ -120,7 +120,7 @@ class Epoch:
         """Raises SealBrokenError."""
         try:
             return _names_decoder.decode(self._names.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None))
-        except (InvalidTag, ValueError, msgspec.MsgspecError):
+        except (InvalidTag, ValueError, RecursionError):
             raise SealBrokenError("the names of a record do not open") from None
 
     def seal_message(self, key: GroupKey, content: MessageContent, digest: bytes) -> bytes:
@@ -137,7 +137,7 @@ class Epoch:
         """Raises SealBrokenError."""
         try:
             return record.decode_signature(self._names.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], digest))
-        except (InvalidTag, ValueError, msgspec.MsgspecError):
+        except (InvalidTag, ValueError, RecursionError):
             raise SealBrokenError("a signature of the log does not open") from None
 
 
@@ -145,5 +145,5 @@ def open_message(key: GroupKey, sealed: bytes, digest: bytes) -> MessageContent:
     """Raises SealBrokenError."""
     try:
         return record.decode_message(key.cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], digest))
-    except (InvalidTag, ValueError, msgspec.MsgspecError):
+    except (InvalidTag, ValueError, RecursionError):
         raise SealBrokenError("the content of a record does not open") from None

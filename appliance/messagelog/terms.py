@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from appliance import durable
-from appliance.errors import CorruptStateError, PeerProtocolError
+from appliance.errors import UNREADABLE, CorruptStateError, PeerProtocolError
 from appliance.model.identifiers import ClientId, IdentifierError
 
 FILE = "terms.json"
@@ -50,7 +50,7 @@ class Terms:
             self.terms = msgspec.json.decode(self._file.read_bytes(), type=dict[str, Term])
         except FileNotFoundError:
             self.terms = {}
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise TermsCorruptError(f"{self._file}: {error}") from None
 
     def of(self, subsystem: str) -> Term:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from appliance import durable
-from appliance.errors import CorruptStateError
+from appliance.errors import UNREADABLE, CorruptStateError
 from appliance.messagelog.merkle import HASH_BYTES, TILE_WIDTH, Tile, tile_path
 
 CHECKPOINT, PLACE = "checkpoint", "place"
@@ -114,6 +114,6 @@ class TileFiles:
             note = (self._root / CHECKPOINT).read_bytes()
         except FileNotFoundError:
             return None
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
+        with contextlib.suppress(OSError, *UNREADABLE):
             return note, msgspec.msgpack.decode((self._root / PLACE).read_bytes(), type=Place)
         return note, None

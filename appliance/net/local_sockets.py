@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance import topology
-from appliance.errors import CorruptStateError, PeerProtocolError, RefusedError, UnavailableError, XacbeError
+from appliance.errors import UNREADABLE, CorruptStateError, PeerProtocolError, RefusedError, UnavailableError, XacbeError
 from appliance.net import frames
 from appliance.net.deadlines import Deadlines
 from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUEST, Frame, FrameReader
@@ -292,7 +292,7 @@ class LocalServer:
             raise  # out of the server's group: the process stops, no answer is given (house taxonomy)
         except XacbeError as error:
             return frames.encode_error(frame.call, error)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             return frames.encode_error(frame.call, frames.FrameError(f"{frame.name}: {error}"))
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from appliance import durable
 from appliance.clock import Clock
+from appliance.errors import UNREADABLE
 from appliance.journal import event
 from appliance.trust.signed_time import EARLIEST_US, OK, SignedMoment, SignedTime, judged, monotonic_us
 
@@ -46,7 +47,7 @@ class ClockWatch:
     def _loaded(self) -> SignedTime:
         try:
             saved = msgspec.json.decode(self._file.read_bytes(), type=_Saved)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return SignedTime()
         floor_us = max(EARLIEST_US, saved.signed_us)
         if saved.boot != self._boot or saved.monotonic_us > monotonic_us(self._clock):

@@ -13,13 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
 import serial
 
 from appliance.clock import Clock, SystemClock
 from appliance.console.machine import machine_facts
 from appliance.console.pages import page
-from appliance.errors import XacbeError
+from appliance.errors import UNREADABLE, XacbeError
 from appliance.journal import event, start_journal
 from appliance.net.local_sockets import BlockingClient, channel_path
 from appliance.settings import BoxSettings, load
@@ -100,7 +99,7 @@ class Display:
     def _ask(self) -> BoxStatus | None:
         try:
             found: BoxStatus = self._supervisor.call("box_status", None, BoxStatus)
-        except (XacbeError, msgspec.MsgspecError):
+        except (XacbeError, *UNREADABLE):
             return None
         return found
 

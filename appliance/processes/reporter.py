@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from appliance.clock import Clock, SystemClock
-from appliance.errors import UnavailableError, UnverifiedError, XacbeError
+from appliance.errors import UNREADABLE, UnavailableError, UnverifiedError, XacbeError
 from appliance.health import outbox
 from appliance.health.edge_node import EdgeNode, Message
 from appliance.health.host import host_figures
@@ -167,7 +167,7 @@ class Reporter:
     async def _ask(self, neighbour: str, operation: str, answer: Any) -> Any:
         try:
             return await self._neighbours[neighbour].call(operation, None, answer, ASK_S_MAX)
-        except (XacbeError, msgspec.MsgspecError):
+        except (XacbeError, *UNREADABLE):
             return None  # away: the report tells its figures as missing
 
     # The session

@@ -23,7 +23,7 @@ from appliance.access import roles
 from appliance.access.local_configuration import Change, LocalConfigurationStore
 from appliance.access.roles import Account, RoleMissingError
 from appliance.clock import Clock, SystemClock
-from appliance.errors import UnavailableError, XacbeError
+from appliance.errors import UNREADABLE, UnavailableError, XacbeError
 from appliance.health.horizons import TSA, has_ended, horizons
 from appliance.health.wire import Incident
 from appliance.hsm.wire import TokenStatus
@@ -235,7 +235,7 @@ class Supervisor:
     async def _ask(self, neighbour: str, operation: str, answer: type[Answer]) -> Answer | None:
         try:
             found: Answer = await self._neighbours[neighbour].call(operation, None, answer, LOOK_S_MAX)
-        except (XacbeError, msgspec.MsgspecError):
+        except (XacbeError, *UNREADABLE):
             return None  # away: its silence is in the announcements
         return found
 

@@ -112,6 +112,8 @@ class Keeper:
                 self._ended(running, status)
 
     def _ended(self, running: _Running, status: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)  # its children go with it, as systemd does: a token's server has one for each connection
         running.pid = 0
         if self._stopping or running.away:
             return

@@ -24,6 +24,7 @@ import msgspec
 import uvicorn
 
 from appliance.clock import Clock, SystemClock, iso
+from appliance.errors import UNREADABLE
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -166,7 +167,7 @@ class System:
     async def _report(self, body: bytes, send: Send) -> None:
         try:
             new = msgspec.json.decode(body, type=NewIncident)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             await _problem(send, 400, str(error))
             return
         incident = self._incidents.add(new)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -45,12 +44,9 @@ class Pulled:
         return Path(self.lab.box(self.number)["state"]) / "token"
 
     def pull(self) -> float:
-        """Gone with all that serves its connections; held first, else the keeper might have a new one running by then. The moment."""
-        (pid,) = self.lab.pids(self.number, "token")
+        """Gone with all that serves its connections: the keeper leaves no child of a unit behind. The moment."""
         begun = time.monotonic()
         keeper.ask(self.lab.directory, f"hold box{self.number}.token")
-        with contextlib.suppress(ProcessLookupError):  # nobody was left in its group
-            os.killpg(pid, signal.SIGKILL)
         return begun
 
     def plug(self) -> float:

@@ -51,6 +51,7 @@ def test_a_notice_is_sealed_logged_stamped_and_taken_without_any_right(boxes: Tw
         (notices.document("x", [ITEM], for_peer=True), 404, "notice.unknown_message"),
         (b"{}", 400, "notice.malformed"),
         (b"[" * 100_000, 400, "notice.malformed"),
+        (b'{"notice":"\xf0r"}', 400, "notice.malformed"),
         (b'{"notice":"praise","reason":"","rule":"","subsystem":"","messages":[]}', 400, "notice.malformed"),
     ],
 )

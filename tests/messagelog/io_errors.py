@@ -1,6 +1,8 @@
 """A whole recorder whose n-th operation on files fails, for every n: what it acknowledged is there afterwards, and it said no more (T35).
 
-    python -m tests.messagelog.io_errors DIRECTORY [--share K/N] [--only N]
+    python -m tests.messagelog.io_errors DIRECTORY [--share K/N] [--only "KIND:N"]
+
+Operations are counted by their kind ("unlink bodies"): the order of the threads differs from run to run, how many there are hardly does.
 
 A process of its own that forks before it has threads: each run ends as the recorder's process would, and the next opens what is left.
 Prints one line of JSON for each run that broke a promise, and last how many there were.
@@ -14,12 +16,16 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import sys
+import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from appliance.messagelog import record
 from tests.crash.judge import Judge
 from tests.crash.load import Load, crash_box
 from tests.crash.marks import Acknowledged
@@ -30,12 +36,23 @@ TURNS = 4
 """Two days: contents and keys of the first are erased at the end of the second."""
 
 
+Place = tuple[str, int]
+"""Which kind of operation, and which one of them, from 1 on."""
+_TEMPORARY = re.compile(r"(^\.[a-z.-]+)\.[a-z0-9_]+$")
+
+
+def kind_of(operation: str, path: str) -> str:
+    top = path.split("/")[1] if "/" in path else ""
+    return operation + " " + _TEMPORARY.sub(r"\1", top)
+
+
 class FailingFiles:
     """Stands before the operating system's file operations, and fails the n-th one in this log. SQLite's own are not among them."""
 
-    def __init__(self, root: Path, fail_at: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, fail_at: Place, tell: Callable[[str, int], None]) -> None:
         self._root, self._fail_at, self._tell = str(root), fail_at, tell
-        self.count = 0
+        self.counts: Counter[str] = Counter()
+        self._durable = 0
 
     def install(self) -> None:
         for name in OPERATIONS:
@@ -46,13 +63,23 @@ class FailingFiles:
         def act(where: Any, *more: Any, **named: Any) -> Any:
             path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else os.fspath(where)
             if path.startswith(self._root):
-                self.count += 1
-                if self.count == self._fail_at:
-                    self._tell(f"{name} {path.removeprefix(self._root)}")
+                kind = kind_of(name, path.removeprefix(self._root))
+                self.counts[kind] += 1
+                if (kind, self.counts[kind]) == self._fail_at:
+                    self._tell(f"{name} {path.removeprefix(self._root)}", self._durable)
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
+                if name == "fdatasync" and path.endswith(".log"):
+                    return self._synced(real, where, Path(path))
             return real(where, *more, **named)
 
         return act
+
+    def _synced(self, real: Callable[..., Any], fd: int, segment: Path) -> None:
+        """What a sync has made durable may be acknowledged at any later moment, even while another operation has just failed."""
+        data = segment.read_bytes()
+        written = [each.sequence for each in record.records(data, record.mark_of(data) or 0)]
+        real(fd)
+        self._durable = max([self._durable, *written])
 
 
 class Told:
@@ -89,15 +116,15 @@ def apart(act: Callable[[Told], int]) -> tuple[int, list[list[Any]]]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lines
 
 
-def run(root: Path, fail_at: int) -> Callable[[Told], int]:
+def run(root: Path, fail_at: Place) -> Callable[[Told], int]:
     def act(told: Told) -> int:
         os.setpgid(0, 0)
-        files = FailingFiles(root, fail_at, lambda what: told.say(["failed", what]))
+        files = FailingFiles(root, fail_at, lambda what, durable: told.say(["failed", what, durable]))
         box = crash_box(root, 1)
         box.stopped = _Ends()  # type: ignore[assignment]
         files.install()
         asyncio.run(asyncio.wait_for(Load(box, told, 1, "", senders=1, turns_per_day=2).run(TURNS), 20))
-        told.say(["count", files.count])
+        told.say(["counts", files.counts])
         return 0
 
     return act
@@ -119,20 +146,20 @@ def judge(root: Path, acknowledged: list[Acknowledged]) -> Callable[[Told], int]
     return act
 
 
-def broken_at(root: Path, fail_at: int) -> tuple[str, int, list[str]]:
-    """(what failed, exit code, which promises were broken)."""
+def broken_at(root: Path, fail_at: Place) -> tuple[str, int, list[str]]:
+    """(what failed, or nothing where there was no such operation; exit code; which promises were broken)."""
     shutil.rmtree(root, ignore_errors=True)
     code, lines = apart(run(root, fail_at))
     failed = next((at for at, line in enumerate(lines) if line[0] == "failed"), len(lines))
     acknowledged = [Acknowledged(line[1].encode(), line[2], line[3]) for line in lines if line[0] == "ack"]
-    what = lines[failed][1] if failed < len(lines) else ""
+    what, durable = lines[failed][1:] if failed < len(lines) else ("", 0)
     judged, found = apart(judge(root, acknowledged))
     broken = [line[1] for line in found]
     if judged != 0:
         broken.append(f"the judge ended with {judged}")
     is_sync = what.startswith(("fsync", "fdatasync")) and "/tiles" not in what  # tiles are derived: start-up makes them anew
-    if is_sync and any(line[0] == "ack" for line in lines[failed:]):
-        broken.append("it acknowledged after a failed sync")
+    if is_sync and any(line[0] == "ack" and line[3] > durable for line in lines[failed:]):
+        broken.append("it acknowledged what no sync had made durable")
     return what, code, broken
 
 
@@ -140,22 +167,29 @@ def main() -> int:
     words = argparse.ArgumentParser()
     words.add_argument("directory", type=Path)
     words.add_argument("--share", default="0/1", help="every N-th of them from the K-th on: several of these run side by side")
-    words.add_argument("--only", type=int, default=0)
+    words.add_argument("--only", default="", help="one operation: its kind, a colon, and which one")
     given = words.parse_args()
     logging.getLogger("recorder").disabled = True
+    root = given.directory / "log"
     if given.only:
         logging.basicConfig(level=logging.INFO)
-    root = given.directory / "log"
-    code, lines = apart(run(root, 0))
-    total = next((int(line[1]) for line in lines if line[0] == "count"), 0)
-    whats: dict[str, int] = {}
-    begin, step = map(int, given.share.split("/"))
-    for n in [given.only] if given.only else range(1 + begin, total + 1, step):
-        what, code, broken = broken_at(root, n)
-        whats[what.split("/")[0].strip() + " " + "/".join(what.split("/")[1:2])] = code
+        kind, _, number = given.only.partition(":")
+        places = [(kind, int(number))]
+    else:
+        _, lines = apart(run(root, ("", 0)))
+        counts = next((line[1] for line in lines if line[0] == "counts"), {})
+        begin, step = map(int, given.share.split("/"))
+        places = [
+            (kind, n) for kind in sorted(counts) for n in range(1, counts[kind] + 1) if (zlib.crc32(kind.encode()) + n) % step == begin
+        ]
+    seen = set()
+    for place in places:
+        what, code, broken = broken_at(root, place)
+        if what:
+            seen.add(place[0])
         if broken:
-            print(json.dumps({"at": n, "what": what, "code": code, "broken": broken[:5]}), flush=True)
-    print(json.dumps({"operations": total, "seen": sorted(whats)}))
+            print(json.dumps({"at": place, "what": what, "code": code, "broken": broken[:5]}), flush=True)
+    print(json.dumps({"failed": len(places), "seen": sorted(seen)}))
     return 0
 
 

@@ -26,7 +26,7 @@ def test_an_error_at_any_operation_of_a_whole_recorder_loses_nothing_and_no_fail
     outputs = [each.communicate(timeout=600)[0].splitlines() for each in running]
 
     told = [json.loads(lines[-1]) for lines in outputs]
-    assert all(each["operations"] > 80 for each in told)
+    assert sum(each["failed"] for each in told) > 150
     seen = {what for each in told for what in each["seen"]}
     assert {
         "fdatasync segments",

@@ -321,6 +321,23 @@ def test_an_answer_that_is_too_large_is_refused_and_the_owner_goes_on(tmp_path: 
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\xa2\xf0r", b"\x91" * 100_000 + b"\xc0"], ids=["none", "no type", "no UTF-8", "deep"])
+def test_a_payload_that_cannot_be_read_costs_the_call_and_not_the_owner(tmp_path: Path, payload: bytes) -> None:
+    async def scene() -> None:
+        async def reads(caller: str, payload: bytes) -> str:
+            return str(msgspec.msgpack.decode(payload))
+
+        async with a_recorder(tmp_path, {"append": reads}) as path:
+            client = LocalClient(path("relay"))
+            with pytest.raises(PeerProtocolError) as refused:
+                await client.call("append", msgspec.Raw(payload), str)
+            assert refused.value.kind == "frame.malformed"
+            assert await client.call("append", 1, str) == "1"
+            client.close()
+
+    asyncio.run(scene())
+
+
 def test_calls_fail_at_once_when_the_neighbour_dies_and_work_again_when_it_is_back(tmp_path: Path) -> None:
     async def scene() -> None:
         async def never(caller: str, payload: bytes) -> None:

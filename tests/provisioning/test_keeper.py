@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from appliance.clock import SystemClock
@@ -65,6 +66,26 @@ def test_a_held_unit_stays_away_until_it_is_released(tmp_path: Path) -> None:
             assert keeper.status()["one"] == {"pid": 0, "restarts": 0, "held": False}
             keeper.release("one")
             assert keeper.status()["one"]["pid"]
+            await keeper.stop()
+
+    asyncio.run(scene())
+
+
+def test_what_a_unit_has_started_goes_when_it_dies(tmp_path: Path) -> None:
+    """As systemd does with a unit's control group. Else a killed token's children would serve on."""
+
+    async def scene() -> None:
+        log = tmp_path / "one.log"
+        keeper = Keeper(Plan([Unit(name="one", argv=["/bin/sh", "-c", "sleep 60 & echo $!; wait"], log=str(log))]), SystemClock())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, keeper.reap)
+        keeper.start()
+        async with asyncio.timeout(10):
+            while not (started := log.read_text() if log.exists() else ""):
+                await asyncio.sleep(0.01)
+            child = psutil.Process(int(started))
+            await keeper.hold("one")
+            while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
             await keeper.stop()
 
     asyncio.run(scene())
