@@ -64,16 +64,20 @@ def read(path: str) -> dict[str, Any]:
 
 def forward(ways: list[tuple[str, int, int]]) -> dict[str, Any]:
     for address, port, there in ways:
-        listener = socket.create_server((address, port), backlog=64)
-        threading.Thread(target=_accept, args=(listener, there), daemon=True).start()
+        carry(socket.create_server((address, port), backlog=64), (HOST, there))
     return {}
 
 
-def _accept(listener: socket.socket, there: int) -> None:
+def carry(listener: socket.socket, there: tuple[str, int]) -> None:
+    """Leads every connection of the listener to that place, for as long as the process lives. The test does the same on its side."""
+    threading.Thread(target=_accept, args=(listener, there), daemon=True).start()
+
+
+def _accept(listener: socket.socket, there: tuple[str, int]) -> None:
     while True:
         near, _ = listener.accept()
         try:
-            far = socket.create_connection((HOST, there), 10)
+            far = socket.create_connection(there, 10)
         except OSError:
             near.close()
             continue

@@ -45,7 +45,6 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS name (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
 CREATE TABLE IF NOT EXISTS signature (sequence INTEGER PRIMARY KEY, offset INTEGER, digest BLOB);
-CREATE TABLE IF NOT EXISTS checkpoint (sequence INTEGER PRIMARY KEY, size INTEGER, offset INTEGER);
 CREATE TABLE IF NOT EXISTS stamp (sequence INTEGER PRIMARY KEY, offset INTEGER);
 CREATE TABLE IF NOT EXISTS message (
   sequence INTEGER PRIMARY KEY, offset INTEGER, at_us INTEGER, side INTEGER, direction INTEGER, query BLOB, names BLOB,
@@ -172,11 +171,8 @@ class Index:
             self.custody.message(written.sequence, written.at_us, entry, group)
         elif isinstance(entry, AuditEntry):
             self.custody.audit(entry)
-        elif isinstance(entry, SignatureEntry):
+        elif isinstance(entry, SignatureEntry | CheckpointEntry):  # a checkpoint is a leaf of the stamps as well
             connection.execute("INSERT OR REPLACE INTO signature VALUES (?,?,?)", (written.sequence, written.offset, entry.digest))
-        elif isinstance(entry, CheckpointEntry):
-            connection.execute("INSERT OR REPLACE INTO signature VALUES (?,?,?)", (written.sequence, written.offset, entry.digest))
-            connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)", (written.sequence, entry.size, entry.offset))
         elif isinstance(entry, StampEntry):
             connection.execute("INSERT OR REPLACE INTO stamp VALUES (?,?)", (written.sequence, written.offset))
             change: list[tuple[Any, ...]] = [(_S, written.sequence, entry.gen_time_us, None, each) for each in entry.messages]
@@ -349,11 +345,6 @@ class Index:
         """SHA-512 of each signature document, in order."""
         select = "SELECT digest FROM signature WHERE sequence = ?"
         return [bytes(self._connection.execute(select, (sequence,)).fetchone()[0]) for sequence in signatures]
-
-    def newest_checkpoint(self) -> tuple[int, int, int | None] | None:
-        """(record, how many records it covers, where the last of these lies in its segment)."""
-        row = self._connection.execute("SELECT sequence, size, offset FROM checkpoint ORDER BY sequence DESC LIMIT 1").fetchone()
-        return None if row is None else (int(row[0]), int(row[1]), row[2])
 
     def counts(self) -> tuple[int, int | None]:
         """Messages, and the newest stamp's time."""

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 
 from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
 from appliance.exchange.client_side import Arrival, ClientSide, Delivery
-from appliance.exchange.dialects import BODILESS
+from appliance.exchange.dialects import BODILESS, Request
 from appliance.exchange.local_view import LocalView
-from appliance.exchange.ports import Body
+from appliance.exchange.ports import Body, BodySource
 from appliance.messagelog.operations_wire import CONSUMER
 from appliance.model.identifiers import IdentifierError
 from appliance.net import faults, http1, transport_envelope
@@ -153,7 +153,7 @@ class ClientFront:
                 with _at_fault():
                     source = _SoapSource(connection, head, self._store, passage, self._limits)
                     request = await source.request(request_id)
-                delivery = await self._exchange_soap(connection, request, source, course, facts)
+                delivery = await self._ask(connection, request, source, course, facts)
             course.answers(delivery.response.head, delivery.body)
             self._counters["exchange.answered"] += 1
             begun = True
@@ -180,13 +180,10 @@ class ClientFront:
     ) -> Delivery:
         generated_id = f"{self._instance}-{uuid.uuid4()}"
         request = request_from_system(head.method, head.target, head.headers, request_id=course.request_id, generated_id=generated_id)
-        course.request = request
-        facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
-        arrival = Arrival(connection.peer.tls, connection.peer.certificate)
-        return await self._side.answer(request, arrival, self._local, source)
+        return await self._ask(connection, request, source, course, facts)
 
-    async def _exchange_soap(
-        self, connection: ServerConnection, request: SoapRequest, source: _SoapSource, course: Course, facts: dict[str, str]
+    async def _ask(
+        self, connection: ServerConnection, request: Request, source: BodySource, course: Course, facts: dict[str, str]
     ) -> Delivery:
         course.request = request
         facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}

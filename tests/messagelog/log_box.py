@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import pwd
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +186,13 @@ async def until_stamped(recorder: Recorder) -> None:
                 recorder._clock.s += 0.1  # own records wait for company
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)  # the STAMP record itself
+
+
+def played(box: LogBox, act: Callable[[Recorder], Awaitable[None]]) -> None:
+    """What is done with one open recorder."""
+
+    async def play() -> None:
+        async with box.opened() as recorder:
+            await act(recorder)
+
+    asyncio.run(play())

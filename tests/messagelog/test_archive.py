@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import json
 import logging
 import os
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from appliance.messagelog.archiving import Archiving, DirectoryTarget, TargetAwa
 from appliance.messagelog.recorder import Recorder
 from appliance.seal.verify import verify_container
 from appliance.settings import ArchivistSettings
-from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append
+from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, played
 from tests.messagelog.test_retention import Cut, confirmed, large
 from tests.seal.workshop import NOON_US, known
 from tests.vectors import VECTORS, needs_vectors
@@ -60,14 +59,6 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "place").mkdir()
     (tmp_path / "archive").mkdir()
     return tmp_path / "place"
-
-
-def played(box: LogBox, act: Callable[[Recorder], Awaitable[None]]) -> None:
-    async def play() -> None:
-        async with box.opened() as recorder:
-            await act(recorder)
-
-    asyncio.run(play())
 
 
 def archivist(recorder: Recorder, box: LogBox, place: Path, *, grouping: str = "none", bytes_max: int = 32 << 20) -> Archiving:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -23,7 +22,7 @@ from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.terms import Terms, TermsMalformedError
 from appliance.messagelog.wire import AuditRecord, BodyFile, ListRecords, OpenBody
 from appliance.net.local_sockets import called_by
-from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, read, until_stamped, written
+from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, played, read, until_stamped, written
 from tests.messagelog.test_sealing import disk
 
 DAY_S = 86_400
@@ -39,14 +38,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def box(tmp_path: Path) -> LogBox:
     return LogBox(tmp_path / "log")
-
-
-def played(box: LogBox, act: Callable[[Recorder], Awaitable[None]]) -> None:
-    async def play() -> None:
-        async with box.opened() as recorder:
-            await act(recorder)
-
-    asyncio.run(play())
 
 
 async def next_archive(recorder: Recorder, group: str = "", limit: int = 1000) -> Archivable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.sealing import Names, SealBrokenError, open_message
 from appliance.messagelog.wire import Audit, BodyFile, ListRecords, OpenBody
 from tests.messagelog.drafts import EPOCH, GROUP
-from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, read, written
+from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, played, read, written
 
 CANARY = b"CANARY-9f3c7e-of-a-victim"
 
@@ -26,14 +25,6 @@ CANARY = b"CANARY-9f3c7e-of-a-victim"
 @pytest.fixture
 def box(tmp_path: Path) -> LogBox:
     return LogBox(tmp_path / "log")
-
-
-def played(box: LogBox, act: Callable[[Recorder], Awaitable[None]]) -> None:
-    async def play() -> None:
-        async with box.opened() as recorder:
-            await act(recorder)
-
-    asyncio.run(play())
 
 
 def disk(root: Path) -> bytes:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import socket
-import threading
 from pathlib import Path
 from typing import Any
 
 from appliance.topology import PROCESSES
-from image import build, testing
+from image import build, probe, testing
 from image.machine import Machine, Plan
 
 BOOT_S_MAX = 600.0
@@ -103,8 +102,8 @@ def testing_plan(directory: Path, forwards: tuple[tuple[str, int, int], ...]) ->
     """A machine of the test profile, whose firmware believes the test key."""
     directory.mkdir(parents=True, exist_ok=True)
     disk = testing.disk(build.OUT, directory / "disk.raw", build.OUT / "xacbe.test.efi")
-    probe = f"socket,id=probe,path={directory / 'probe.sock'},server=on,wait=off"
-    port = (*PORT_DEVICES, "-chardev", probe, "-device", "virtserialport,chardev=probe,name=xacbe.test")
+    channel = f"socket,id=probe,path={directory / 'probe.sock'},server=on,wait=off"
+    port = (*PORT_DEVICES, "-chardev", channel, "-device", "virtserialport,chardev=probe,name=xacbe.test")
     return Plan(directory=directory, disk=disk, code=build.FIRMWARE_CODE, variables=build.TEST_VARS, forwards=forwards, devices=port)
 
 
@@ -116,28 +115,5 @@ def release_plan(directory: Path, disk: Path | None = None) -> Plan:
 def forwarded(address: str, port: int) -> int:
     """A port of 127.0.0.1 that leads to `address:port`: user-mode networking reaches no other loopback address."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-
-    def accept() -> None:
-        while True:
-            near, _ = listener.accept()
-            try:
-                far = socket.create_connection((address, port), 10)
-            except OSError:
-                near.close()
-                continue
-            far.settimeout(None)
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=_pour, args=(one, other), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
+    probe.carry(listener, (address, port))
     return int(listener.getsockname()[1])
-
-
-def _pour(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        source.close()
-        target.close()
