@@ -34,7 +34,6 @@ from appliance.trust.global_configuration import ApprovedTsa
 
 ASK_S_MAX = 60.0
 BAR_WIDTH = 40
-FIGURES = ("records", "segments", "bytes", "checkpoints", "stamps", "contents_cut", "tail_bytes", "covered", "stamped", "counter", "origin")
 EXIT_CODES = {inspection.INTACT: 0, inspection.TAMPERED: 1, inspection.UNDECIDED: 2}
 
 
@@ -165,6 +164,8 @@ def _findings(found: Findings) -> dict[str, Any]:
         "checkpoints",
         "stamps",
         "contents_cut",
+        "bodies",
+        "bodies_erased",
         "tail_bytes",
         "covered",
         "stamped",

@@ -42,6 +42,15 @@ class _Open:
     key: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A body's file that is durable and whole. `digest`: SHA-256 of what lies in it."""
+
+    handle: int
+    key: bytes = field(repr=False)
+    digest: bytes
+
+
 class Bodies:
     """Opened bodies. Invariant: each is claimed by one message at most, or dropped."""
 
@@ -66,19 +75,24 @@ class Bodies:
         self._open[number] = _Open(handle, self._clock.monotonic_s(), key)
         return number, key, os.dup(handle)
 
-    async def claim(self, number: int, size: int) -> tuple[int, bytes]:
-        """The file of a body of `size` bytes, durable, and its key; the caller closes it. Raises UnknownBodyError, SyncFailedError."""
+    async def claim(self, number: int, size: int) -> Claimed:
+        """The file of a body of `size` bytes, durable; the caller closes it. Raises UnknownBodyError, SyncFailedError."""
         found = self._open.pop(number, None)
         if found is None:
             raise UnknownBodyError(f"no open body {number}")
         try:
             if self._disk.size(found.handle) != sealed_bytes(size):
                 raise UnknownBodyError(f"the body's file has {self._disk.size(found.handle)} bytes, the record says {size} and their tags")
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._disk.sync, found.handle)
+            digest = await asyncio.get_running_loop().run_in_executor(self._executor, self._durable, found.handle)
         except BaseException:
             self._disk.close(found.handle)
             raise
-        return found.handle, found.key
+        return Claimed(found.handle, found.key, digest)
+
+    def _durable(self, handle: int) -> bytes:
+        """Synced, and read back: what the record names is what lies there, not what somebody says of it."""
+        self._disk.sync(handle)
+        return self._disk.sha256(handle)
 
     def drop(self, number: int) -> None:
         """Gives one up; nothing where it is not open any more."""

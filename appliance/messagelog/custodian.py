@@ -37,7 +37,7 @@ from appliance.messagelog.archive_wire import (
     ReadArchivable,
     SubsystemTerm,
 )
-from appliance.messagelog.custody import CONFIRMED, CUT, Due
+from appliance.messagelog.custody import CONFIRMED, CUT, PENDING, Due
 from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
@@ -54,7 +54,6 @@ from appliance.net.local_sockets import Handler, Reply, caller_uid, caller_user
 
 LOOK_S = 3600.0
 """How often contents whose term has ended are looked for."""
-PENDING = "retention.json"
 DAMAGED = "retention.segment_damaged"
 """Audit event: contents of this segment are due, but it is not whole any more, so that it stays as it is."""
 RECORDS_MAX = 5000

@@ -25,6 +25,8 @@ CREATE INDEX IF NOT EXISTS custody_signature ON custody (signature);
 
 CONFIRMED, CUT = "archive.confirmed", "retention.cut"
 """Audit events. CONFIRMED: `group`, `last`; CUT: `subsystem`, `first`, `last`, `before_us`: what was logged earlier was cut."""
+PENDING = "retention.json"
+"""Names the segment whose contents are being erased (`custodian`)."""
 OPEN, STAMPED, UNCONFIRMED = 0, 1, 2
 
 

@@ -33,9 +33,9 @@ class CutCheck:
         self._signatures: set[int] = set()
         """Signature documents that are gone."""
 
-    def message(self, found: Record, entry: MessageEntry) -> str:
-        """Why it does not fit; empty where it may."""
-        if not found.is_content_cut:
+    def message(self, found: Record, entry: MessageEntry, *, is_body_there: bool = True) -> str:
+        """Why it does not fit; empty where it may. A body whose file is gone needs the same right as a content that is."""
+        if not found.is_content_cut and is_body_there:
             return "its signature document is gone, its content is not" if entry.signature in self._signatures else ""
         gone = self._gone.setdefault(record.group_of(entry.side, entry.client, entry.service), _Gone())
         gone.sequences.append(found.sequence)

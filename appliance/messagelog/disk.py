@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import mmap
 import os
 import secrets
@@ -16,6 +17,8 @@ from typing import Protocol
 from appliance import durable
 from appliance.errors import UnavailableError
 from appliance.messagelog.record import Buffer
+
+READ_BYTES = 1 << 20
 
 
 class LogLockedError(UnavailableError):
@@ -78,6 +81,10 @@ class Disk(Protocol):
         ...
 
     def size(self, handle: int) -> int: ...
+
+    def sha256(self, handle: int) -> bytes:
+        """Of all of the file's bytes, a piece at a time."""
+        ...
 
     def allocate(self, path: str, size: int) -> None:
         """A file that occupies `size` bytes."""
@@ -189,6 +196,13 @@ class OsDisk:
 
     def size(self, handle: int) -> int:
         return os.fstat(handle).st_size
+
+    def sha256(self, handle: int) -> bytes:
+        hashed, at = hashlib.sha256(), 0
+        while piece := os.pread(handle, READ_BYTES, at):
+            hashed.update(piece)
+            at += len(piece)
+        return hashed.digest()
 
     def allocate(self, path: str, size: int) -> None:
         fd = os.open(self._root / path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -9,7 +9,9 @@ from appliance.messagelog.wire import Append, Seal
 from appliance.trust.autonomy import CREATION_MARGIN_US, EVIDENCE_GAP_MAX_US
 
 
-def entry_of(request: Append, replay_key: bytes | None, keys: DataKeys, epoch: Epoch, key: GroupKey) -> MessageEntry:
+def entry_of(
+    request: Append, replay_key: bytes | None, keys: DataKeys, epoch: Epoch, key: GroupKey, file_digest: bytes | None = None
+) -> MessageEntry:
     """The record, with nothing in clear that may name a person."""
     represented = request.represented_party
     return MessageEntry(
@@ -34,6 +36,7 @@ def entry_of(request: Append, replay_key: bytes | None, keys: DataKeys, epoch: E
         signed_at_us=request.signed_at_us,
         attachment_bytes=request.attachment_bytes,
         begins_us=begins_us(request.seal),
+        file_digest=file_digest,
     )
 
 

@@ -1,6 +1,6 @@
 """Walks a whole log, running or copied, and names the first record that does not fit.
 
-Links, contents, tree, checkpoints and their key, stamps, the TPM's count, what retention erased, the end.
+Links, contents, files of bodies, tree, checkpoints and their key, stamps, the TPM's count, what retention erased, the end.
 
 Reads files only: no recorder, no index. What is believed: the signatures of the box's log key under CEIQROO's authorities, and of approved
 time-stamping authorities; where these are not given, the steps that need them are undecided. What nobody outside holds a copy of (records
@@ -20,6 +20,7 @@ from cryptography import x509
 
 from appliance.errors import UNREADABLE, UnverifiedError
 from appliance.messagelog import checkpoint, merkle, record
+from appliance.messagelog.body_check import BodyCheck
 from appliance.messagelog.checkpoint import Checkpoint, CheckpointInvalidError
 from appliance.messagelog.cut_check import CutCheck
 from appliance.messagelog.disk import OsDisk
@@ -35,7 +36,7 @@ from appliance.trust.timestamps import check_imprint
 
 INTACT, TAMPERED, UNDECIDED = "intact", "tampered", "undecided"
 LINKS, CHECKPOINTS, KEYS, STAMPS, END = "links", "checkpoints", "keys", "stamps", "end"
-RETENTION = "retention"
+RETENTION, BODIES = "retention", "bodies"
 DIGEST_BYTES = 64
 _READ = (record.MESSAGE, record.SIGNATURE, record.AUDIT, record.STAMP, record.CHECKPOINT)
 
@@ -73,6 +74,10 @@ class Findings:
     checkpoints: int = 0
     stamps: int = 0
     contents_cut: int = 0
+    bodies: int = 0
+    """Files of large bodies that were compared with their records."""
+    bodies_erased: int = 0
+    """Large bodies that are gone, by right: a record of retention covers each."""
     tail_bytes: int = 0
     """Behind the last whole record: a write that was torn, or is just being done."""
     covered: int = 0
@@ -118,8 +123,10 @@ class _DoesNotFitError(Exception):
 class _Walk:
     """Takes every record that is linked, in order."""
 
-    def __init__(self, trust: Trust, tiles: TileFiles | None) -> None:
+    def __init__(self, trust: Trust, tiles: TileFiles | None, bodies: BodyCheck) -> None:
         self.findings = Findings()
+        self._bodies, self._missing = bodies, array("Q")
+        """Messages whose body is not there although their content is."""
         self._trust, self._tiles = trust, tiles
         self._tree = GrowingTree()
         self._leaves: list[bytes] = []
@@ -147,7 +154,7 @@ class _Walk:
                 self._digests.put(found.sequence, _whole(found.sequence, entry.digest))
                 self._cuts.signature(found)
             elif isinstance(entry, MessageEntry):
-                _fits(found.sequence, self._cuts.message(found, entry))
+                self._message(found, entry)
             elif isinstance(entry, AuditEntry):
                 _fits(found.sequence, self._cuts.audit(entry))
             elif isinstance(entry, StampEntry):
@@ -156,6 +163,17 @@ class _Walk:
                 self._digests.put(found.sequence, _whole(found.sequence, entry.digest))
                 self._checkpoint(found.sequence, entry)
         self._leaves.append(found.link)
+
+    def _message(self, found: Record, entry: MessageEntry) -> None:
+        is_there, why = True, ""
+        if entry.body_file and not found.is_content_cut:
+            is_there, why = self._bodies.look(found.sequence, entry)
+            if not is_there:
+                self._missing.append(found.sequence)
+        if why:
+            raise _DoesNotFitError(BODIES, found.sequence, why)
+        self.findings.bodies_erased += entry.body_file and (found.is_content_cut or not is_there)
+        _fits(found.sequence, self._cuts.message(found, entry, is_body_there=is_there))
 
     def _checkpoint(self, sequence: int, entry: CheckpointEntry) -> None:
         self._certificate = entry.certificate or self._certificate
@@ -248,15 +266,20 @@ class _Walk:
         except CheckpointInvalidError as error:
             raise _DoesNotFitError(END, 1, f"tiles/checkpoint is damaged: {error}") from None
 
-    def end(self) -> None:
-        """After the last record."""
+    def end(self, firsts: Sequence[int]) -> None:
+        """After the last record. `firsts`: where segments begin."""
         noted = self._noted
         if noted is not None and noted.size > self.findings.records:
             why = f"the log ends here, but a checkpoint over {noted.size} records was signed"
             raise _DoesNotFitError(END, self.findings.records + 1, why)
         if noted is not None and noted.size > self._tree.size:
             self._compare_at(noted, self.findings.records)
-        if (missing := self._cuts.unexplained()) is not None:
+        missing, stray = self._cuts.unexplained(), self._bodies.stray(firsts, self.findings.records)
+        if stray is not None and (missing is None or stray < missing):
+            raise _DoesNotFitError(BODIES, stray, "a body's file lies there that this record does not have, or has no more")
+        if missing is not None and missing in self._missing:
+            raise _DoesNotFitError(BODIES, missing, "its body's file is gone, and no record of retention says so")
+        if missing is not None:
             raise _DoesNotFitError(RETENTION, missing, "its content is gone, and no record of retention says so")
 
 
@@ -271,15 +294,32 @@ def _whole(sequence: int, digest: bytes) -> bytes:
     return digest
 
 
+class _Meter:
+    """Bytes that were done with, for the progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._done, self.total = progress, 0, 0
+
+    def add(self, count: int) -> None:
+        self._done = min(self._done + count, self.total)  # a running log grows meanwhile
+        self._progress(self._done, self.total)
+
+    def end(self) -> None:
+        self._progress(self.total, self.total)
+
+
 def inspect(root: Path, trust: Trust, progress: Progress = lambda done, total: None) -> Findings:
     """Walks `log/` or a copy of it. Raises OSError where it cannot be read; whatever does not fit is in the findings."""
     disk = OsDisk(root)
     firsts = sorted(int(name[:-4]) for name in disk.names(SEGMENTS) if name.endswith(".log") and name[:-4].isdecimal())
     total = sum((root / segment_path(first)).stat().st_size for first in firsts)
+    meter = _Meter(progress)
+    bodies = BodyCheck(root, meter.add)
+    meter.total = total + bodies.bytes
     tiles = TileFiles(root / "tiles") if (root / "tiles").is_dir() else None
     newest = tiles.checkpoint() if tiles is not None else None
-    walk = _Walk(trust, tiles)
-    findings, at = walk.findings, 0
+    walk = _Walk(trust, tiles, bodies)
+    findings = walk.findings
     findings.segments, findings.bytes = len(firsts), total
     check = ChainCheck(visit=walk.take)
     first = 0
@@ -288,16 +328,18 @@ def inspect(root: Path, trust: Trust, progress: Progress = lambda done, total: N
         for first in firsts:
             checked = check.check(first, disk.view(segment_path(first)), last=first == firsts[-1])
             findings.tail_bytes = checked.cut_bytes
-            at += checked.good_bytes + checked.cut_bytes
-            progress(at, total)
-        walk.end()
+            meter.add(checked.good_bytes + checked.cut_bytes)
+        walk.end(firsts)
+        meter.end()
     except BrokenLinkError as error:
         findings.bad = Bad(LINKS, error.sequence, error.segment, error.offset, error.why, findings.covered)
     except _DoesNotFitError as error:
         findings.bad = Bad(error.step, error.sequence, first, 0, error.why, findings.covered)
+    findings.bodies = bodies.whole
     findings.undecided = [
         *([KEYS] if findings.checkpoints and not trust.issuers else []),
         *([STAMPS] if findings.stamps and not trust.tsas else []),
         *([CHECKPOINTS] if not findings.checkpoints else []),
+        *([BODIES] if bodies.undecided else []),
     ]
     return findings

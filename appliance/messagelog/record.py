@@ -116,6 +116,8 @@ class MessageEntry(msgspec.Struct, array_like=True):
     """How the body is cut into SOAP attachments; empty: it is one part."""
     begins_us: int = 0
     """First moment at which a stamp fits: eight hours before the later of the OCSP response's times."""
+    file_digest: bytes | None = None
+    """SHA-256 of the body's file as it lies, encrypted: whoever audits a log needs no key. None where there is no file."""
 
 
 class SignatureContent(msgspec.Struct, array_like=True):

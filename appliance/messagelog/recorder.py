@@ -308,8 +308,9 @@ class Recorder:
         """Hands the record to the writer; the future is the answer. Nothing of it is durable when this raises."""
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._leave_body_out(request)
-        body, body_key = (None, None) if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
-        entry = entry_of(request, key, self.keys, epoch, group_key)
+        claimed = None if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
+        body, body_key, digest = (None, None, None) if claimed is None else (claimed.handle, claimed.key, claimed.digest)
+        entry = entry_of(request, key, self.keys, epoch, group_key, digest)
         said = MessageContent(request.message, request.body, request.seal.chain, body_key)
         content = epoch.seal_message(group_key, said, signature.entry.digest)
 

@@ -7,6 +7,7 @@ A failed sync behaves as Linux does: the pages count as clean afterwards, so tha
 from __future__ import annotations
 
 import errno
+import hashlib
 import random
 from dataclasses import dataclass, field
 
@@ -181,6 +182,9 @@ class Disk:
 
     def size(self, handle: int) -> int:
         return len(self._handles[handle].seen)
+
+    def sha256(self, handle: int) -> bytes:
+        return hashlib.sha256(self._handles[handle].seen).digest()
 
     def allocate(self, path: str, size: int) -> None:
         directory, name = self._split(path)

@@ -14,6 +14,7 @@ from appliance.errors import RefusedError, XacbeError
 from appliance.messagelog import custodian, cutting, data_keys
 from appliance.messagelog.archive_wire import Archivable, ChangeTerm, ConfirmArchive, ListArchivable
 from appliance.messagelog.custodian import ArchiveGapError
+from appliance.messagelog.custody import PENDING
 from appliance.messagelog.data_keys import EPOCH_S
 from appliance.messagelog.groups import Draft, LogFullError, Written
 from appliance.messagelog.index import Index
@@ -269,7 +270,7 @@ def test_an_erasure_that_is_cut_off_at_any_step_loses_nothing_and_is_ended_by_th
         with pytest.raises(RefusedError):
             await read(recorder, found["Q-ours"])
         assert (await read(recorder, found["Q-theirs"]))[1] == b"theirs" * 20_000
-        assert not (box.root / custodian.PENDING).exists()
+        assert not (box.root / PENDING).exists()
 
     played(box, act)
     played(box, later)
@@ -327,7 +328,7 @@ def test_an_erasure_that_found_no_room_is_ended_by_the_next_turn_and_does_not_st
         monkeypatch.undo()
         await erase(recorder)
         assert os.listdir(box.root / "bodies") == []
-        assert not (box.root / custodian.PENDING).exists()
+        assert not (box.root / PENDING).exists()
         held = (box.root / "segments" / f"{1:020d}.log").read_bytes()
         marks = [one.is_content_cut for one in records(held, mark_of(held) or 0) if one.kind == MESSAGE]
         assert marks == [True, True]
