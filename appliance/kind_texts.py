@@ -141,6 +141,7 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
     "kind.token.wrong_signature": ("el token dio una firma que no corresponde", "the token gave a signature that does not hold"),
     "kind.key.label_unknown": ("ninguna caja tiene una clave con ese nombre", "no box has a key of that name"),
     "kind.key.no_certificate": ("la clave todavía no tiene certificado", "the key has no certificate yet"),
+    "kind.key.algorithm_unfit": ("una clave de ese algoritmo no sirve para eso", "a key of this algorithm is of no use for that"),
     "kind.key.not_granted": ("ese proceso no puede usar la clave", "this process may not use the key"),
     "kind.key.subject_malformed": (
         "el sujeto o los nombres pedidos no caben en un certificado",

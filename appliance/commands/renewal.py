@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from appliance import configuration_files, durable, settings
+from appliance import durable, settings
 from appliance.commands.attestation import tpm_claim
 from appliance.commands.verbs import read_file
-from appliance.errors import RefusedError, UnavailableError, XacbeError
+from appliance.errors import RefusedError, UnavailableError
 from appliance.hsm import keyring
 from appliance.hsm.wire import CertificateImport, CertificateRequest, KeyRecord, KeyRequest, KeyVersion
 from appliance.model.identifiers import ClientId, ServerId
@@ -89,42 +89,26 @@ def install(state: Path, signer: BlockingClient, labels: Sequence[str], file: Pa
 
 
 class _Readiness:
-    """Whether a certificate can be used everywhere, as far as this box can know."""
+    """Whether a certificate can be used everywhere, as far as this box can know. The trust agent knows since when, not this command: given
+    again after a short `--wait`, it goes on where the last one was."""
 
     def __init__(self, state: Path) -> None:
-        self._state, self._server = state, _server(state)
         self._trust = BlockingClient(channel_path(state, "trust_agent", CONSOLE), 10.0)
         self._peers_s = settings.load(state, TrustAgentSettings).configuration_fetch_interval_s + PEERS_MARGIN_S
-        self._registered_since_s: dict[bytes, float] = {}
 
     def usable(self, label: str, der: bytes) -> bool:
         """Keys towards this box's own systems, the broker and the log need nothing of others."""
+        use = keyring.use_of(label)
+        if use != keyring.SEAL and label != keyring.TLS_PEER:
+            return True
         digest = hashlib.sha256(der).digest()
-        if keyring.use_of(label) == keyring.SEAL:
-            return self._has_evidence(digest)
-        if label == keyring.TLS_PEER:
-            return self._peers_know(digest) and self._has_evidence(digest)
-        return True
-
-    def _has_evidence(self, digest: bytes) -> bool:
         try:
             status: TrustStatus = self._trust.call("trust_status", None, TrustStatus)
         except UnavailableError:
             return False
-        return any(one.certificate_sha256 == digest for one in status.evidence)
-
-    def _peers_know(self, digest: bytes) -> bool:
-        """Registered for this box in the configuration in force here, for longer than a peer takes to fetch it."""
-        try:
-            loaded = configuration_files.load_directory(self._state / "trust" / "configuration")
-        except XacbeError:
-            return False  # being replaced, or none yet: looked at again
-        found = loaded.shared[loaded.instance].server_by_auth_hash(digest)
-        if found is None or found.id != self._server:
-            self._registered_since_s.pop(digest, None)
+        if all(one.certificate_sha256 != digest for one in status.evidence):
             return False
-        since_s = self._registered_since_s.setdefault(digest, time.monotonic())
-        return time.monotonic() - since_s > self._peers_s
+        return use == keyring.SEAL or any(one.certificate_sha256 == digest and one.for_s > self._peers_s for one in status.registered)
 
 
 def _certificates(file: Path, labels: Sequence[str]) -> dict[str, bytes]:

@@ -1,7 +1,8 @@
 """The signer's records in the audit log: acts of persons before they take effect, everything else as soon as the recorder can.
 
 What cannot wait (`require`) fails when the recorder is away: no administrative act without its record. What already happened (`later`)
-waits in a bounded queue; a record that finds it full is dropped, counted, and the count goes with the next one.
+waits in a bounded queue; a record that finds it full is dropped, counted, and the count goes with the next one. Where the recorder dies
+before it answers, the record is sent again and may stand in the log twice: rather that than not at all.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class AuditTrail:
         self._client = LocalClient(channel_path(state, "recorder", process))
         self._waiting: deque[Audit] = deque()
         self._news = asyncio.Event()
+        self._under_way: asyncio.Future[object] | None = None
+        """The call with the first of `_waiting`: it outlives `send_forever`, so that a stop does not send its record once more."""
         self.dropped = 0
 
     async def require(self, event: str, facts: dict[str, str]) -> None:
@@ -65,13 +68,19 @@ class AuditTrail:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await self._send()
+        if self._under_way is not None:
+            self._under_way.cancel()
         self._client.close()
 
     async def _send(self) -> None:
         while self._waiting:
+            if self._under_way is None:
+                self._under_way = asyncio.ensure_future(self._client.call("audit", self._waiting[0], timeout_s=REQUIRE_S_MAX))
             try:
-                await self._client.call("audit", self._waiting[0], timeout_s=REQUIRE_S_MAX)
+                await asyncio.shield(self._under_way)
             except XacbeError:
+                self._under_way = None
                 return
+            self._under_way = None
             self._waiting.popleft()
         self._news.clear()

@@ -20,6 +20,9 @@ _VERSION = re.compile(r"(.+)/([2-9]|[1-9][0-9]{1,2})")
 VERSIONS_MAX = 999
 """Keys of one label over its life: a renewal every year for longer than any box lives."""
 
+_EC_ONLY = (TLS_INTERNAL, TLS_REPORT)
+"""TLS 1.3 signs with RSA-PSS: OpenSSL would ask the signer for a raw private operation (`net.token_key`), which it does not have."""
+
 _HANDSHAKES = {"relay": (TLS_PEER, TLS_INTERNAL), "reporter": (TLS_REPORT,)}
 """Handshakes by caller. The digest of a handshake cannot be told from another: hence TLS keys of their own, never a member's."""
 
@@ -36,6 +39,12 @@ class KeyNotGrantedError(RefusedError):
     """This process may not use this key for this."""
 
     kind = "key.not_granted"
+
+
+class KeyAlgorithmError(RefusedError):
+    """A key of this algorithm could never be used for what the label says."""
+
+    kind = "key.algorithm_unfit"
 
 
 def use_of(label: str) -> str:
@@ -83,6 +92,12 @@ def _planned(label: str) -> str:
     if label in _FIXED:
         return _FIXED[label]
     return SEAL if _SEAL_LABEL.fullmatch(label) and label.isprintable() else ""
+
+
+def check_algorithm(label: str, algorithm: str) -> None:
+    """Raises KeyAlgorithmError for a key that no handshake could use."""
+    if role_of(label) in _EC_ONLY and not algorithm.startswith("EC-"):
+        raise KeyAlgorithmError(f"{label}: TLS with a key in the token wants EC, not {algorithm[:20]}")
 
 
 def check_seal(caller: str, label: str) -> None:

@@ -30,6 +30,10 @@ from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUES
 
 IN_FLIGHT_MAX = 4096
 """Calls waiting on one channel: above the relay's exchanges_max times its calls at a time."""
+CONNECTIONS_MAX = 160
+"""Of one channel at once. A relay has one for its loop and one for each handshake thread and TLS key: 17, and a box has up to eight relays;
+`xacbe` has one for each command that runs. The next one waits in the backlog until another ends: who opens too many keeps only its own
+channel waiting, and leaves an owner most of its 1024 descriptors for everybody else."""
 RECEIVE_BYTES = 256 << 10
 UNREAD_BYTES_MAX = 4 << 20
 """Answers that a caller has not taken: above it nothing more is read of that connection. One answer of the largest size fits."""
@@ -254,32 +258,44 @@ class LocalServer:
 
     async def serve(self, listeners: dict[str, socket.socket]) -> None:
         """Accepts on every channel (`{caller: listening socket}`) until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            try:
-                for caller, listener in listeners.items():
-                    listener.setblocking(False)
-                    group.create_task(self._accept(caller, listener, group))
-                await asyncio.Event().wait()
-            finally:
-                for served in self._served:
-                    served.stop()  # a request that comes now could not become a task of the group any more
+        try:
+            async with asyncio.TaskGroup() as group:
+                try:
+                    for caller, listener in listeners.items():
+                        listener.setblocking(False)
+                        group.create_task(self._accept(caller, listener, group))
+                    await asyncio.Event().wait()
+                finally:
+                    for served in self._served:
+                        served.stop()  # a request that comes now could not become a task of the group any more
+        finally:
+            for served in [*self._served]:
+                served.close()
 
     async def _accept(self, caller: str, listener: socket.socket, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
+        room = asyncio.Semaphore(CONNECTIONS_MAX)
+
+        def ended(served: _Served) -> None:
+            self._served.discard(served)
+            room.release()
+
         while True:
+            await room.acquire()
             try:
                 sock, _ = await loop.sock_accept(listener)
             except OSError as error:
                 if error.errno not in _PASSING:
                     raise
+                room.release()
                 await asyncio.sleep(ACCEPT_AGAIN_S)
                 continue
             uid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
             if uid not in (self._users.get(caller, uid), 0):
                 sock.close()
+                room.release()
                 continue
-            served = _Served(sock, caller, uid, self, group, self._served.discard)
-            self._served.add(served)
+            self._served.add(_Served(sock, caller, uid, self, group, ended))
 
     async def answer(self, caller: str, frame: Frame) -> bytes | tuple[bytes, int]:
         """The answer's frame, with its descriptor where there is one."""
@@ -327,6 +343,9 @@ class _Served:
     def stop(self) -> None:
         """Takes no further request; the caller learns it when the process is gone."""
         self._stopped = True
+
+    def close(self) -> None:
+        self._stream.close()
 
     def _request(self, frame: Frame, descriptor: int | None) -> None:
         if descriptor is not None:

@@ -33,7 +33,7 @@ from appliance.trust.trusted_configuration import (
     ConfigurationWrongInstanceError,
     TrustedConfiguration,
 )
-from appliance.trust.wire import View
+from appliance.trust.wire import Registered, View
 
 VERSIONS = (6, 5, 4, 3)
 """Probed in this order; version 2 has SHA-1 hashes of certificates and is not used (sheet 6.2)."""
@@ -57,14 +57,15 @@ class ConfigurationKeeper:
     def __init__(
         self,
         root: Path,
-        instance: str,
+        server: ServerId,
         settings: TrustAgentSettings,
         clock: Clock,
         book: ServiceBook,
         watch: ClockWatch,
         log: logging.Logger,
     ) -> None:
-        self._root, self._instance, self._settings, self._clock, self._book, self._log = root, instance, settings, clock, book, log
+        self._root, self._server, self._settings, self._clock, self._book, self._log = root, server, settings, clock, book, log
+        self._instance = server.owner.instance
         self._watch = watch
         self.generation = Generation(clock)
         self._store = AcceptedStore(root)
@@ -75,6 +76,8 @@ class ConfigurationKeeper:
         self._published: dict[str, frozenset[tuple[str, bytes]]] = {}
         self._published_expires_us = 0
         self._foreign_expires_us: dict[str, int] = {}
+        self._registered_since_s: dict[bytes, float] = {}
+        """Our TLS certificates by SHA-256, and since when what others read of the configuration has named each, without a gap."""
         self._https: ssl.SSLContext | None = None
         self._wake = asyncio.Event()
         self._random = random.Random()  # noqa: S311  jitter of waits
@@ -142,6 +145,11 @@ class ConfigurationKeeper:
         """What the newest configuration says of a box, also when it has expired; empty before there is one."""
         own = self._own.in_force if self.has_anchor else None
         return "" if own is None else own.shared.standing_of(server)
+
+    def registered(self) -> list[Registered]:
+        """Our TLS certificates that CEIQROO has published. Known here and not by whoever asks, since a person's command comes and goes."""
+        now_s = self._clock.monotonic_s()
+        return [Registered(sha256, now_s - since_s) for sha256, since_s in self._registered_since_s.items()]
 
     def last_tsas_end_us(self) -> int | None:
         """When the certificate of the last time-stamping authority runs out."""
@@ -292,6 +300,9 @@ class ConfigurationKeeper:
         own = self._own.in_force
         self._published_expires_us = 0 if own is None else own.expires_us
         self._foreign_expires_us = {one.instance: one.expires_us for one in self._in_force() if one.instance != self._instance}
+        named = [] if own is None else own.shared.auth_hashes_of(self._server)
+        now_s = self._clock.monotonic_s()
+        self._registered_since_s = {sha256: self._registered_since_s.get(sha256, now_s) for sha256 in named}
         contents = self._contents()
         if contents != self._published:
             self._published = contents

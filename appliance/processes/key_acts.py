@@ -68,6 +68,7 @@ class KeyActs:
 
     async def _generate(self, caller: str, label: str, algorithm: str) -> KeyRecord:
         token.check_algorithm(algorithm)
+        keyring.check_algorithm(label, algorithm)
         self._require_ready()
         facts = {"by": caller, "label": label, "algorithm": algorithm}
         await self._audit.require("key.generation_asked", facts)

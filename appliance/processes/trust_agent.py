@@ -57,7 +57,7 @@ class TrustAgent:
         self._server = ServerId(ClientId(box.instance, box.member_class, box.member_code), box.server_code)
         self._book, self._watch = ServiceBook(clock), ClockWatch(root / FILE_NAME, clock, log)
         self._signer = LocalClient(channel_path(state, "signer", NAME))
-        self._configuration = ConfigurationKeeper(root, box.instance, settings, clock, self._book, self._watch, log)
+        self._configuration = ConfigurationKeeper(root, self._server, settings, clock, self._book, self._watch, log)
         self._evidence = EvidenceKeeper(root, self._signer, self._configuration, settings, clock, self._book, self._watch, log)
         self._stamper = Stamper(settings, clock, self._book, self._watch, log)
         self._stamps = 0
@@ -120,6 +120,7 @@ class TrustAgent:
             self._evidence.evidence().evidence,
             min(ends, default=None),
             self._configuration.standing(self._server),
+            self._configuration.registered(),
         )
 
     async def _install_anchor(self, _: str, payload: bytes) -> None:

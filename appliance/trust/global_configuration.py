@@ -130,6 +130,10 @@ class SharedParameters:
         """The server that registered the authentication certificate with this hash."""
         return self._by_hash.get(sha256)
 
+    def auth_hashes_of(self, server: ServerId) -> list[bytes]:
+        """The hashes of the authentication certificates that are registered for this server."""
+        return [sha256 for sha256, owner in self._by_hash.items() if owner.id == server]
+
 
 @dataclass(frozen=True, slots=True)
 class AnchorSource:

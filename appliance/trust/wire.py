@@ -84,6 +84,13 @@ class ServiceHealth(msgspec.Struct, array_like=True):
     error: str
 
 
+class Registered(msgspec.Struct, array_like=True):
+    """A TLS certificate that the configuration names for this box, and for how many seconds it has: since the agent started at most."""
+
+    certificate_sha256: bytes
+    for_s: float
+
+
 class TrustStatus(msgspec.Struct, array_like=True):
     generation: int
     expires_us: int | None
@@ -94,3 +101,5 @@ class TrustStatus(msgspec.Struct, array_like=True):
     time-stamping authority."""
     standing: str = ""
     """What the global configuration says of this box: `registered`, `suspended`, `terminated`, `absent`; empty: there is none yet."""
+    registered: list[Registered] = []
+    """For peers that fetch as often as this box does: after that long they know the certificate as well."""

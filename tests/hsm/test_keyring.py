@@ -6,7 +6,7 @@ import pytest
 
 from appliance import topology
 from appliance.hsm import keyring
-from appliance.hsm.keyring import KeyNotGrantedError, LabelError
+from appliance.hsm.keyring import KeyAlgorithmError, KeyNotGrantedError, LabelError
 
 EVERY = (*topology.BY_NAME, topology.CONSOLE)
 LABELS = ("seal/MUN/TULUM", "tls-peer", "tls-internal", "tls-report", "log", "wrap")
@@ -60,3 +60,11 @@ def test_who_uses_keys_never_chooses_the_version() -> None:
         keyring.seal_label("MUN/TULUM/2")
     with pytest.raises(KeyNotGrantedError):
         keyring.check_handshake("relay", "tls-peer/2")
+
+
+def test_a_tls_key_that_no_handshake_could_use_is_not_made() -> None:
+    for label in ("tls-internal", "tls-report", "tls-report/2"):
+        with pytest.raises(KeyAlgorithmError):
+            keyring.check_algorithm(label, "RSA-2048")
+        keyring.check_algorithm(label, "EC-P384")
+    keyring.check_algorithm("seal/MUN/TULUM", "RSA-3072")

@@ -322,6 +322,15 @@ async def test_nothing_is_made_imported_or_deleted_without_its_audit_record(tmp_
 
 
 @on_loop
+async def test_a_tls_key_of_an_algorithm_that_no_handshake_takes_is_refused_by_name(tmp_path: Path) -> None:
+    async with signer_box(tmp_path / "box", parts.plan("software", tmp_path)) as box:
+        assert await refusal(box, "console", "generate_key", KeyRequest("tls-report", "RSA-2048")) == "key.algorithm_unfit"
+        await box.with_key("tls-report")
+        assert await refusal(box, "console", "renew_key", KeyRequest("tls-report", "RSA-2048")) == "key.algorithm_unfit"
+        assert [key.algorithm for key in await box.client("console").call("list_keys", None, list[KeyRecord])] == ["EC-P256"]
+
+
+@on_loop
 async def test_what_happened_while_the_recorder_was_away_is_recorded_when_it_is_back(tmp_path: Path) -> None:
     async with signer_box(tmp_path / "box", parts.plan("software", tmp_path)) as box:
         await box.with_key()

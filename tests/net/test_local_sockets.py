@@ -275,6 +275,27 @@ def test_a_caller_that_takes_no_answer_is_read_no_further_and_gets_all_of_them_l
     asyncio.run(scene())
 
 
+def test_a_channel_has_a_bound_of_connections_and_the_next_one_waits_for_room(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with a_recorder(tmp_path, {}) as path:
+            kept = [LocalClient(path("relay")) for _ in range(local_sockets.CONNECTIONS_MAX)]
+            for client in kept:
+                await client.call("append", None)
+            late = LocalClient(path("relay"))
+            waiting = asyncio.ensure_future(late.call("append", None))
+            other = LocalClient(path("console"))  # a channel of its own: nobody takes its room
+            for _ in range(3):
+                await other.call("list_terms", None)
+            assert not waiting.done()
+
+            kept.pop().close()
+            await asyncio.wait_for(waiting, 10)
+            for client in (*kept, late, other):
+                client.close()
+
+    asyncio.run(scene())
+
+
 def test_names_of_operations_that_do_not_exist_are_not_kept(tmp_path: Path) -> None:
     async def scene() -> None:
         server = LocalServer("recorder", dict.fromkeys(topology.BY_NAME["recorder"].callers, _nothing))

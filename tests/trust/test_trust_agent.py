@@ -265,6 +265,16 @@ def test_a_replayed_or_forged_configuration_changes_nothing(enrolled: Agent, ser
     assert load_directory(enrolled.state / "trust" / "configuration").shared["QROO-TEST"].ocsp_freshness_s == 3600
 
 
+def test_since_when_our_own_tls_certificate_is_published_is_known_and_goes_on_counting(enrolled: Agent, services: Services) -> None:
+    """`key renew --install` waits for peers by it, each time that it is given."""
+    (first,) = enrolled.status().registered
+    time.sleep(1.2)  # a fetch of the same configuration begins nothing anew
+    (later,) = enrolled.status().registered
+
+    assert first.certificate_sha256 == later.certificate_sha256 == centre.AUTH_HASH
+    assert later.for_s >= first.for_s + 1.2
+
+
 def test_a_configuration_that_the_disk_does_not_take_is_not_told(enrolled: Agent, services: Services) -> None:
     before = enrolled.view()
     file = enrolled.state / "trust" / "configuration" / "QROO-TEST" / "shared-params.xml"
