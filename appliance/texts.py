@@ -329,6 +329,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "state.HELD": ("DETENIDA: un proceso necesita revisión", "HELD: a process needs to be looked at"),
     "process.serving": ("en servicio", "serving"),
     "process.waiting": ("en espera", "waiting"),
+    "process.resting": ("en espera, en reposo", "waiting, at rest"),
     "process.silent": ("SIN RESPUESTA", "SILENT"),
     "token_state.ready": ("listo", "ready"),
     "token_state.locked": ("bloqueado", "locked"),

@@ -27,6 +27,8 @@ class Process:
     devices: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
     """TCP listeners by name; the parent opens them, the settings give address and port."""
+    rests: bool = False
+    """Ends itself while it has nothing to do; its sockets stay open, and a call or new settings start it again (`processes.resting`)."""
     callers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     memory_mib_max: int = 64
     descriptors_max: int = 1024
@@ -157,7 +159,9 @@ PROCESSES: tuple[Process, ...] = (
         name="archivist",
         user_offset=8,
         writes="archive",
+        rests=True,
         callers={
+            "wake": ("supervisor",),
             "run_archive": (CONSOLE,),
             "list_archives": (CONSOLE,),
             "next_cargo": ("courier",),
@@ -170,7 +174,8 @@ PROCESSES: tuple[Process, ...] = (
         name="courier",
         user_offset=9,
         internet=True,
-        callers={"list_targets": (CONSOLE,), "check_targets": (CONSOLE,)},
+        rests=True,
+        callers={"wake": ("supervisor",), "list_targets": (CONSOLE,), "check_targets": (CONSOLE,)},
         memory_mib_max=64,  # a part of 8 MiB, and OpenSSH's client beside it
     ),
 )
@@ -185,6 +190,7 @@ DISPLAY = Process(
 """Shows the box's state on its own screen and serial line; a laboratory box has neither."""
 
 BY_NAME = {process.name: process for process in PROCESSES}
+RESTING = frozenset(process.name for process in PROCESSES if process.rests)
 IN_IMAGE = (*PROCESSES, DISPLAY)
 USER_OFFSETS = {process.name: process.user_offset for process in IN_IMAGE}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from appliance import topology
 from appliance.settings import RelaySettings
-from appliance.supervision.policy import EXIT_CORRUPT, EXIT_SETTINGS, HELD_MARK, RestartBudget
+from appliance.supervision.policy import EXIT_CORRUPT, EXIT_RESTS, EXIT_SETTINGS, HELD_MARK, RestartBudget
 from appliance.topology import DISPLAY, IN_IMAGE, PROCESSES, Process
 from image import firewall, sandbox
 from image.sandbox import STATE, user
@@ -78,7 +78,9 @@ def service(process: Process) -> str:
         f"RestartSec={budget.first_after_s * 1000:.0f}ms",
         f"RestartSteps={RESTART_STEPS}",
         f"RestartMaxDelaySec={budget.after_s_max:.0f}",
-        f"RestartPreventExitStatus={EXIT_SETTINGS} {EXIT_CORRUPT}",
+        f"RestartPreventExitStatus={EXIT_SETTINGS} {EXIT_CORRUPT}{f' {EXIT_RESTS}' if process.rests else ''}",
+        # No failure: its sockets listen on, and whoever connects to one starts it.
+        *([f"SuccessExitStatus={EXIT_RESTS}"] if process.rests else []),
         "TimeoutStopSec=5",
         *sandbox.lines(process),
         "",

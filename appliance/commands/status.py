@@ -26,7 +26,8 @@ HELP = "status.help"
 WATCH_INTERVAL_S = 2.0
 ASK_S_MAX = 3.0
 _GOOD, _WARN, _BAD = "32", "33", "31"
-_COLOURS = {"OPERATIONAL": _GOOD, "AUTONOMOUS": _WARN, "UNPROVISIONED": _WARN, "serving": _GOOD, "waiting": _WARN, "ready": _GOOD}
+_COLOURS = dict.fromkeys(("OPERATIONAL", "serving", "resting", "ready"), _GOOD)
+_COLOURS |= dict.fromkeys(("AUTONOMOUS", "UNPROVISIONED", "waiting"), _WARN)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ _CHECKPOINT = re.compile(
 )
 _PROOF = re.compile(r"[0-9]{1,19}( [A-Za-z0-9+/]{43}=){0,65}(;[0-9]{1,19}( [A-Za-z0-9+/]{43}=){0,65}){0,7}")
 """What CEIQROO keeps of the message log: a signed root and hashes, nothing that was said (`messagelog.checkpoint`)."""
-PROCESS_STATES = frozenset({"serving", "waiting", "silent"})
+PROCESS_STATES = frozenset({"serving", "waiting", "resting", "silent"})
 TOKEN_STATES = frozenset({"ready", "locked", "absent", "pin_rejected", "pin_locked", "uninitialised"})
 FACTS = frozenset({"clock", "clock_offset_ms", "connections", "exchanges_running", "generation", "keys", "log", "repaired_bytes", "token"})
 """Facts of announcements that may leave the box; their values must be one word."""

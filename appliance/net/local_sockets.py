@@ -256,6 +256,10 @@ class LocalServer:
         if unknown:
             raise RuntimeError(f"{owner}: topology and handlers differ: {sorted(unknown)}")
 
+    @property
+    def callers_connected(self) -> int:
+        return len(self._served)
+
     async def serve(self, listeners: dict[str, socket.socket]) -> None:
         """Accepts on every channel (`{caller: listening socket}`) until cancelled."""
         try:

@@ -1,7 +1,7 @@
 """The archivist: final messages become encrypted archives at the targets. It sees what was said, so it has no network.
 
-Remote targets are the courier's. Without targets or recipients it only waits. A target that is away holds up archives, never messages;
-what is not archived is not erased.
+Remote targets are the courier's. Without targets or recipients it rests until somebody asks. A target that is away holds up archives,
+never messages; what is not archived is not erased.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from appliance.messagelog.archiving import Archiving, DirectoryTarget, Target
 from appliance.messagelog.cargo import CargoCounter
 from appliance.net.local_sockets import LocalClient, LocalServer, channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
+from appliance.processes.resting import Rest, wake
 from appliance.processes.running import run, until_stopped
 from appliance.settings import ArchivistSettings, CourierSettings, load
 
@@ -60,7 +61,7 @@ class Archivist:
         self._told = False
 
     def handlers(self) -> dict[str, Any]:
-        return {"run_archive": self.run_archive, "list_archives": self.list_archives, **self._cargo.handlers()}
+        return {"wake": wake, "run_archive": self.run_archive, "list_archives": self.list_archives, **self._cargo.handlers()}
 
     async def run_archive(self, caller: str, payload: bytes) -> list[MadeArchive]:
         if not self.on:
@@ -127,9 +128,10 @@ def _recipients(spelled: str) -> list[Any]:
 async def _serve(state: Path, settings: ArchivistSettings, log: logging.Logger) -> None:
     archivist = Archivist(state, settings, load(state, CourierSettings).target_names(), log)
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
-    server = LocalServer(NAME, archivist.handlers())
+    server, clock = LocalServer(NAME, archivist.handlers()), SystemClock()
+    rest = Rest(server, clock, work=archivist.on)
     event(log, logging.INFO, "archivist.started", on=archivist.on)
-    await until_stopped(server.serve(listeners), archivist.run(), announce_forever(state, NAME, SystemClock(), archivist.describe))
+    await until_stopped(server.serve(listeners), archivist.run(), announce_forever(state, NAME, clock, archivist.describe, rest=rest))
 
 
 def main(state: Path) -> int:

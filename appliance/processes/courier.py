@@ -1,8 +1,7 @@
 """The courier: carries encrypted archives to remote targets. The network, and nothing else: no key of the log, no way to the recorder.
 
 It asks the archivist for what a target lacks, gets a descriptor of the encrypted file, and says when it is there. It keeps nothing: killed
-at any point it asks again, and the target tells how far it came. Where no remote target is set it
-only lives, and loads none of what carries.
+at any point it asks again, and the target tells how far it came. Where no remote target is set it rests until somebody asks.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from appliance.journal import event, start_journal
 from appliance.messagelog.cargo import Cargo, CargoArrived, NextCargo, OpenCargo
 from appliance.net.local_sockets import LocalClient, LocalServer, channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
+from appliance.processes.resting import Rest, wake
 from appliance.processes.running import run, until_stopped
 from appliance.settings import CourierSettings, load
 
@@ -41,7 +41,7 @@ class Courier:
         self.states = [TargetState(target.name) for target in targets]
 
     def handlers(self) -> dict[str, Any]:
-        return {"list_targets": self.list_targets, "check_targets": self.check_targets}
+        return {"wake": wake, "list_targets": self.list_targets, "check_targets": self.check_targets}
 
     async def list_targets(self, caller: str, payload: bytes) -> list[TargetState]:
         return self.states
@@ -156,8 +156,9 @@ async def _serve(state: Path, settings: CourierSettings, log: logging.Logger) ->
     courier = Courier(state, remote_targets(state, settings, clock), settings, clock, log)
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
     server = LocalServer(NAME, courier.handlers())
+    rest = Rest(server, clock, work=bool(courier.states))
     event(log, logging.INFO, "courier.started", targets=len(courier.states))
-    await until_stopped(server.serve(listeners), courier.run(), announce_forever(state, NAME, clock, courier.describe))
+    await until_stopped(server.serve(listeners), courier.run(), announce_forever(state, NAME, clock, courier.describe, rest=rest))
 
 
 def main(state: Path) -> int:

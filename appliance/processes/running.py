@@ -12,7 +12,8 @@ from typing import Any
 
 from appliance.errors import CorruptStateError
 from appliance.journal import event
-from appliance.supervision.policy import EXIT_CORRUPT
+from appliance.processes.resting import NothingToDo
+from appliance.supervision.policy import EXIT_CORRUPT, EXIT_RESTS
 
 COLLECT_AFTER = 20_000
 """Objects more than freed ones before the collector looks at the young (Python: 700): hundreds of exchanges under way are no garbage.
@@ -66,7 +67,8 @@ class Fuse:
 def run(log: logging.Logger, whole: Coroutine[Any, Any, None], loop: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run) -> int:
     """The outermost loop; `loop`: `uvloop.run` in processes on the way of every message.
 
-    0 after SIGTERM, EXIT_CORRUPT where our own state contradicts itself; a bug leaves with its traceback.
+    0 after SIGTERM, EXIT_RESTS where there is nothing to do, EXIT_CORRUPT where our own state contradicts itself; a bug leaves with its
+    traceback.
     """
     code = 0
     try:
@@ -74,6 +76,8 @@ def run(log: logging.Logger, whole: Coroutine[Any, Any, None], loop: Callable[[C
     except* CorruptStateError as group:
         code = EXIT_CORRUPT
         event(log, logging.CRITICAL, "process.held", kind=_first(group).kind, reason=str(_first(group)))
+    except* NothingToDo:
+        code = code or EXIT_RESTS
     return code
 
 

@@ -83,7 +83,8 @@ class Supervisor:
         self._run, self._box, self._clock, self._log = state / "run", state / "box", clock, log
         self._server_id = "/".join((box.instance, box.member_class, box.member_code, box.server_code))
         self._store = LocalConfigurationStore(state / "box", box.instance)
-        self._heard = Announcements(tuple(topology.BY_NAME), settings.announcement_s_max, clock.monotonic_s())
+        self._heard = Announcements(tuple(topology.BY_NAME), settings.announcement_s_max, clock.monotonic_s(), topology.RESTING)
+        self._ways = {name: channel_path(state, name, "supervisor") for name in topology.RESTING}
         self._started_us = clock.now_us()
         self._neighbours = {name: LocalClient(channel_path(state, name, "supervisor")) for name in topology.BY_NAME}
         self._changed, self._changing = asyncio.Event(), asyncio.Lock()
@@ -223,6 +224,8 @@ class Supervisor:
                 token = group.create_task(self._ask("signer", "token_status", TokenStatus))
                 trust = group.create_task(self._ask("trust_agent", "trust_status", TrustStatus))
                 recorder = group.create_task(self._ask("recorder", "log_status", LogStatus))
+                for name in self._heard.without_word(self._clock.monotonic_s()):
+                    group.create_task(self._wake(name))
             now_s = self._clock.monotonic_s()
             # A killed signer is back within 3 s: until its announcements are overdue its last word stands.
             self._token = token.result() or (self._token if self._heard.facts_of("signer", now_s) is not None else None)
@@ -238,6 +241,16 @@ class Supervisor:
         except (XacbeError, *UNREADABLE):
             return None  # away: its silence is in the announcements
         return found
+
+    async def _wake(self, name: str) -> None:
+        """A process that rests told it to the supervisor before this one, perhaps: called, it starts and says it again."""
+        client = LocalClient(self._ways[name])
+        try:
+            await client.call("wake", timeout_s=LOOK_S_MAX)
+        except XacbeError:
+            pass  # asked again at the next look, until it is heard
+        finally:
+            client.close()  # else it would have a caller for ever, and never rest
 
     def _judge(self) -> None:
         """Derives the state; says and counts every step of a change."""

@@ -15,6 +15,9 @@ EXIT_SETTINGS = 78
 EXIT_CORRUPT = 70
 """A CorruptStateError reached the outermost loop: starting again would act on state that contradicts itself."""
 
+EXIT_RESTS = 75
+"""Nothing to do for now: not started again until somebody calls one of its sockets."""
+
 KILLED = 9
 """SIGKILL."""
 
@@ -61,6 +64,13 @@ class RestartAfter:
 
 
 @dataclass(frozen=True, slots=True)
+class StartWhenCalled:
+    """It rests: the starter keeps its sockets and watches them."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     process: str
     reason: str
@@ -75,7 +85,7 @@ class RaiseIncident:
     facts: dict[str, str]
 
 
-Effect = RestartAfter | Hold | RaiseIncident
+Effect = RestartAfter | StartWhenCalled | Hold | RaiseIncident
 
 
 @dataclass(slots=True)
@@ -105,6 +115,8 @@ class RestartPolicy:
             history.held = True
             held = RaiseIncident(event.process, "process.held", facts | {"reason": reason})
             return [Hold(event.process, reason), held]
+        if event.code == EXIT_RESTS:
+            return [StartWhenCalled(event.process)]
         delay = self._budget.first_after_s * 2 ** max(0, history.unsettled - 1)
         ended = RaiseIncident(event.process, "process.ended", facts)
         return [RestartAfter(event.process, min(delay, self._budget.after_s_max)), ended]
@@ -112,7 +124,7 @@ class RestartPolicy:
     def _reason_to_hold(self, event: ProcessEnded, history: _History) -> str:
         budget = self._budget
         # Killed from outside (an operator, the kernel's memory limit) says little of the process itself: it comes back at once.
-        sick = event.ran_s < budget.settled_s and event.code != -KILLED
+        sick = event.ran_s < budget.settled_s and event.code not in (-KILLED, EXIT_RESTS)
         history.unsettled = history.unsettled + 1 if sick else 0
         history.ends.append(event.now_s)
         while history.ends[0] < event.now_s - budget.window_s:

@@ -18,11 +18,14 @@ class Announcement(msgspec.Struct, array_like=True):
     instance: int
     pid: int
     state: str
-    """`serving` or `waiting`."""
+    """`serving`, `waiting`, or `resting`: the last word of a process that ends until somebody calls it."""
     waits_for: list[str]
     counters: dict[str, int]
     """By kind: refusals, errors, exchanges."""
     facts: dict[str, str]
+
+
+RESTING = "resting"
 
 
 class ProcessStatus(msgspec.Struct, array_like=True):
@@ -30,7 +33,7 @@ class ProcessStatus(msgspec.Struct, array_like=True):
     instance: int
     pid: int
     state: str
-    """`serving`, `waiting` or `silent`."""
+    """`serving`, `waiting`, `resting` or `silent`."""
     waits_for: list[str]
     age_s: float
     counters: dict[str, int]

@@ -124,6 +124,9 @@ class Keeper:
                 case policy.RestartAfter():
                     running.restarts += 1
                     asyncio.get_running_loop().call_later(effect.seconds, self._spawn, running)
+                case policy.StartWhenCalled():
+                    for sock in self._sockets_of(running.unit):
+                        asyncio.get_running_loop().add_reader(sock, self._spawn, running)
                 case policy.Hold():
                     running.held = True
                     if running.unit.held_mark:
@@ -188,11 +191,16 @@ class Keeper:
         sock.listen(BACKLOG)
         self._sockets[key] = sock
 
+    def _sockets_of(self, unit: Unit) -> list[socket.socket]:
+        return [self._sockets[wanted.unix or wanted.tcp] for wanted in unit.sockets]
+
     def _spawn(self, running: _Running) -> None:
+        for sock in self._sockets_of(running.unit):
+            asyncio.get_running_loop().remove_reader(sock)  # a unit that rested accepts for itself again
         if self._stopping or running.away or running.pid:
             return
         unit = running.unit
-        inherited = [self._sockets[wanted.unix or wanted.tcp].fileno() for wanted in unit.sockets]
+        inherited = [sock.fileno() for sock in self._sockets_of(unit)]
         pid = os.fork()
         if pid == 0:
             try:

@@ -8,7 +8,7 @@ import pytest
 
 from appliance import topology
 from appliance.settings import RelaySettings
-from appliance.supervision.policy import EXIT_CORRUPT, EXIT_SETTINGS, RestartBudget
+from appliance.supervision.policy import EXIT_CORRUPT, EXIT_RESTS, EXIT_SETTINGS, RestartBudget
 from appliance.topology import DISPLAY, IN_IMAGE, PROCESSES
 from image import firewall, render
 from image.sandbox import STATE, user
@@ -78,7 +78,8 @@ def test_systemd_restarts_by_the_policy_s_numbers_and_holds_what_it_would_hold(p
 
     assert f"RestartSec={budget.first_after_s * 1000:.0f}ms" in unit
     assert f"StartLimitBurst={budget.ends_max}" in unit
-    assert f"RestartPreventExitStatus={EXIT_SETTINGS} {EXIT_CORRUPT}" in unit
+    assert f"RestartPreventExitStatus={EXIT_SETTINGS} {EXIT_CORRUPT}{f' {EXIT_RESTS}' if process.rests else ''}" in unit
+    assert (f"SuccessExitStatus={EXIT_RESTS}" in unit) == process.rests
     assert f"OnFailure=xacbe-held@{process.name}.service" in unit
     assert f"d /run/xacbe/{process.name} 0755 root root" in FILES["usr/lib/tmpfiles.d/xacbe.conf"]
 

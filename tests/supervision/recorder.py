@@ -22,10 +22,12 @@ class AuditingRecorder:
         self.records: list[tuple[str, Audit]] = []
         self._listeners = bind_channels(state, "recorder")
         self._open: list[socket.socket] = []
+        self._closed = False
         for caller, listener in self._listeners.items():
             threading.Thread(target=self._accept, args=(caller, listener), daemon=True).start()
 
     def close(self) -> None:
+        self._closed = True
         for one in [*self._listeners.values(), *self._open]:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
             try:
@@ -41,6 +43,9 @@ class AuditingRecorder:
             except OSError:
                 return
             self._open.append(sock)
+            if self._closed:  # it came while the others were closed
+                sock.close()
+                return
             threading.Thread(target=self._answer, args=(caller, sock), daemon=True).start()
 
     def _answer(self, caller: str, sock: socket.socket) -> None:

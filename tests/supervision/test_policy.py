@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from appliance.supervision.policy import (
     EXIT_CORRUPT,
+    EXIT_RESTS,
     EXIT_SETTINGS,
     Hold,
     ProcessEnded,
@@ -15,6 +16,7 @@ from appliance.supervision.policy import (
     RestartAfter,
     RestartBudget,
     RestartPolicy,
+    StartWhenCalled,
 )
 
 
@@ -44,6 +46,18 @@ def test_a_run_that_settled_clears_the_slowness() -> None:
     for _ in range(5):
         policy.handle(ProcessEnded("relay", 1, 0.3, 0.0))
     assert policy.handle(ProcessEnded("relay", 1, 60.0, 60.0))[0] == RestartAfter("relay", 0.1)
+
+
+def test_one_that_rests_is_started_by_a_call_alone_and_is_no_incident() -> None:
+    policy = RestartPolicy()
+    for turn in range(20):
+        assert policy.handle(ProcessEnded("archivist", EXIT_RESTS, 0.3, turn * 60.0)) == [StartWhenCalled("archivist")]
+
+
+def test_one_that_rests_and_wakes_without_end_is_held() -> None:
+    policy = RestartPolicy(RestartBudget(ends_max=3, window_s=100))
+    effects = [policy.handle(ProcessEnded("archivist", EXIT_RESTS, 0.3, turn))[0] for turn in range(4)]
+    assert effects == [StartWhenCalled("archivist")] * 3 + [Hold("archivist", "ends_too_often")]
 
 
 def test_one_that_ends_too_often_is_held_however_well_it_starts() -> None:
