@@ -19,6 +19,11 @@ PRODUCTION_INSTANCE = "QROO"
 _ADDRESS = re.compile(r"[A-Za-z0-9.-]{1,255}:[0-9]{1,5}")
 
 
+def _within(path: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise SettingsError(f"{path}: must be {low} to {high}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSettings:
     """Which box this is. Every process reads this section besides its own.
@@ -78,6 +83,13 @@ class RelaySettings:
     def __post_init__(self) -> None:
         if self.health and not (_ADDRESS.fullmatch(self.health) and int(self.health.rpartition(":")[2]) < 1 << 16):
             raise SettingsError("relay.health: must be HOST:PORT")
+        for name in ("peer_port", "ocsp_port"):
+            _within(f"relay.{name}", getattr(self, name), 1, 65_535)
+        for name in ("head_s_max", "body_stall_s_max", "handshake_s_max", "peer_idle_s_max", "peer_connect_s_max"):
+            _within(f"relay.{name}", getattr(self, name), 1, 3600)  # an hour is for ever to whoever waits
+        for name in ("connections_max", "connections_per_address_max", "handshakes_max"):
+            _within(f"relay.{name}", getattr(self, name), 1, 65_536)  # descriptors of a process
+        _within("relay.body_bytes_max", self.body_bytes_max, 1024, 1 << 40)
         _within("relay.instances", self.instances, 1, 16)
         _within("relay.body_inline_bytes_max", self.body_inline_bytes_max, 1024, 1 << 20)
         _within("relay.head_bytes_max", self.head_bytes_max, 1024, 1 << 20)
@@ -114,6 +126,8 @@ class SignerSettings:
     def __post_init__(self) -> None:
         if self.token not in ("pkcs11", "tpm2", "software"):
             raise SettingsError("signer.token: must be pkcs11, tpm2 or software")
+        _within("signer.queue_max", self.queue_max, 1, 65_536)
+        _within("signer.sign_s_max", self.sign_s_max, 0.1, 600)
         if self.pin_mode not in ("attended", "unattended"):
             raise SettingsError("signer.pin_mode: must be attended or unattended")
         if self.module_configuration and not _MODULE_CONFIGURATION.fullmatch(self.module_configuration):
@@ -128,9 +142,13 @@ class RecorderSettings:
     """Sizes of the message log."""
 
     segment_bytes_max: int = 64 << 20
+    """A closed segment is copied once a day while parts of it fall due, and mapped whole: not a file for each few records, and never more
+    than the room beside it (1 GiB)."""
     reserve_bytes: int = 16 << 20
-    """Kept free for the audit log: below it `append` answers log.full."""
+    """Kept free for the audit log: below it `append` answers log.full. At least what a stamp, a checkpoint and a start need; a larger one
+    than 4 GiB would keep messages out for nothing."""
     waiting_max: int = 4096
+    """Messages that wait for the disk; each may hold some 70 KiB of memory. Fewer than 16 would refuse a single batch."""
     checkpoint_s: int = 60
     """A signed checkpoint at the latest so long after a record: what nobody else knows of yet could be cut off the log's end unseen."""
     checkpoint_records: int = 20_000
@@ -141,6 +159,9 @@ class RecorderSettings:
     """Whether information systems may fetch the signed documents of their own messages (`/asic`)."""
 
     def __post_init__(self) -> None:
+        _within("recorder.segment_bytes_max", self.segment_bytes_max, 32 << 10, 1 << 30)
+        _within("recorder.reserve_bytes", self.reserve_bytes, 1 << 20, 4 << 30)
+        _within("recorder.waiting_max", self.waiting_max, 16, 65_536)
         _within("recorder.operations_bytes_max", self.operations_bytes_max, 1 << 20, 64 << 30)
         _within("recorder.checkpoint_s", self.checkpoint_s, 1, 3600)
         _within("recorder.checkpoint_records", self.checkpoint_records, 100, 1_000_000)
@@ -262,6 +283,8 @@ class TrustAgentSettings:
     def __post_init__(self) -> None:
         _within("trust_agent.ocsp_fetch_interval_s", self.ocsp_fetch_interval_s, 60, 48 * 60)
         _within("trust_agent.configuration_fetch_interval_s", self.configuration_fetch_interval_s, 1, 3600)
+        for name in ("ocsp_retry_s", "connect_s_max", "read_s_max"):
+            _within(f"trust_agent.{name}", getattr(self, name), 1, 3600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +297,7 @@ class ReporterSettings:
     keep_alive_s: int = 30
 
     def __post_init__(self) -> None:
+        _within("reporter.broker_port", self.broker_port, 1, 65_535)
         _within("reporter.report_interval_s", self.report_interval_s, 1, 3600)
         _within("reporter.keep_alive_s", self.keep_alive_s, 5, 600)
 
@@ -283,6 +307,9 @@ class SupervisorSettings:
     """How long a silent process is still believed."""
 
     announcement_s_max: int = 15
+
+    def __post_init__(self) -> None:
+        _within("supervisor.announcement_s_max", self.announcement_s_max, 1, 3600)
 
 
 SECTIONS: dict[str, type] = {
@@ -354,8 +381,3 @@ def _section(name: str, kind: type, values: dict[str, Any]) -> Any:
 def _nearest(key: str, known: dict[str, Any]) -> str:
     close = difflib.get_close_matches(key, known, 1)
     return f", did you mean {close[0]}?" if close else ""
-
-
-def _within(path: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise SettingsError(f"{path}: must be {low} to {high}")

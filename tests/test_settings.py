@@ -32,6 +32,11 @@ def test_the_defaults_need_only_the_name_of_the_box(tmp_path: Path) -> None:
         (BOX + "[relay]\ninstances = 0\n", "relay.instances: must be 1 to 16"),
         (BOX + "[relay]\nsystem_idle_s_max = 0\n", "relay.system_idle_s_max: must be 1 to 3600"),
         (BOX + "[trust_agent]\nocsp_fetch_interval_s = 2881\n", "trust_agent.ocsp_fetch_interval_s: must be 60 to 2880"),
+        (BOX + "[recorder]\nsegment_bytes_max = 1000\n", "recorder.segment_bytes_max: must be 32768 to 1073741824"),
+        (BOX + "[recorder]\nreserve_bytes = 0\n", "recorder.reserve_bytes: must be 1048576 to 4294967296"),
+        (BOX + "[recorder]\nwaiting_max = 1\n", "recorder.waiting_max: must be 16 to 65536"),
+        (BOX + "[relay]\npeer_port = 70000\n", "relay.peer_port: must be 1 to 65535"),
+        (BOX + "[supervisor]\nannouncement_s_max = 0\n", "supervisor.announcement_s_max: must be 1 to 3600"),
         (BOX + '[signer]\ntoken = "paper"\n', "signer.token: must be pkcs11, tpm2 or software"),
     ],
 )

@@ -25,6 +25,9 @@ class Archivable(msgspec.Struct, array_like=True):
 
     records: list[RecordSummary]
     last: int
+    digest: str = ""
+    """Of the group's newest archive that was confirmed, as the log says: the next one follows it. Empty: there is none."""
+    file: str = ""
 
 
 class ReadArchivable(msgspec.Struct, array_like=True):

@@ -3,10 +3,11 @@
     archive/outbox/tmp-*.tmp            an archive that is being made
     archive/outbox/<name>.zip.age       made, durable
     archive/outbox/<name>.zip.age.json  its manifest: from here on it is handed over and confirmed, however often we start
-    archive/state.json                  the end of each group's chain, and the newest archives
+    archive/state.json                  the newest archives, for people
 
-Each group has one archive at most on its way. In clear an archive exists in a pipe only: what reaches the disk is encrypted with age. An
-archive is confirmed to the recorder only when every target has it whole, under its name, durable; then it leaves the outbox.
+The end of each group's chain is what the log says of the newest archive that was confirmed (`custody`): a `state.json` that is lost forks
+no chain. Each group has one archive at most on its way. In clear an archive exists in a pipe only: what reaches the disk is encrypted with
+age. An archive is confirmed to the recorder only when every target has it whole, under its name, durable; then it leaves the outbox.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class NoRoomError(UnavailableError):
 
 
 class ArchiveStateError(CorruptStateError):
-    """What was archived last cannot be read: a new chain must not begin by guess."""
+    """The list of archives is damaged. It may be removed: the chain goes on from what the log says."""
 
     kind = "archive.state_corrupt"
 
@@ -76,9 +77,8 @@ class Target(Protocol):
 
 
 class State(msgspec.Struct):
-    """`links`: (last digest, its file) by group."""
+    """For people: what is listed."""
 
-    links: dict[str, tuple[str, str]] = {}
     archives: list[MadeArchive] = []
 
 
@@ -144,7 +144,7 @@ class Archiving:
         free = os.statvfs(self._outbox)
         if free.f_bavail * free.f_frsize < 4 * self._bytes_max + sum(one.bytes for one in found.records):
             raise NoRoomError("no room for an archive beside the log")
-        loop, before = asyncio.get_running_loop(), Link(*self.state.links.get(group, ("", "")))
+        loop, before = asyncio.get_running_loop(), Link(found.digest, found.file)
         made = await loop.run_in_executor(None, self._written, loop, group, before, found)
         event(self._log, logging.INFO, "archive.made", group=group, file=made.file, records=len(made.records))
         return made
@@ -220,7 +220,6 @@ class Archiving:
         names = [*(target.name for target in self._targets), *self._cargo.targets]
         told = ConfirmArchive(made.group, made.file, made.sha256, made.digest, made.records, made.last, names)
         await self._recorder.call("confirm_archive", told)
-        self.state.links[made.group] = (made.digest, made.file)
         known = [one for one in self.state.archives if one.file != made.file]
         self.state.archives = [*known, msgspec.structs.replace(made, targets=names, records=[len(made.records)])][-KEPT_MAX:]
         durable.write_file(self._root / STATE, msgspec.json.encode(self.state))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +25,6 @@ import msgspec
 
 from appliance import durable
 from appliance.access import roles
-from appliance.clock import Clock
 from appliance.errors import CorruptStateError, RefusedError, XacbeError
 from appliance.journal import event
 from appliance.messagelog import audit, cutting
@@ -88,13 +88,16 @@ class Custodian:
         keys: DataKeys,
         reads: Reads,
         accounts: Accounts,
-        clock: Clock,
+        reached_us: Callable[[], int],
         log: logging.Logger,
     ) -> None:
-        """Raises TermsCorruptError."""
+        """`reached_us`: a moment that has certainly come (`signed_time.reached_us`): terms end by it, never by the wall clock alone.
+
+        Raises TermsCorruptError.
+        """
         self._pending = root / PENDING
         self._store, self._follower, self._commit, self._keys, self._reads = store, follower, commit, keys, reads
-        self._accounts, self._clock, self._log, self._disk = accounts, clock, log, OsDisk(root)
+        self._accounts, self._reached_us, self._log, self._disk = accounts, reached_us, log, OsDisk(root)
         self.terms = Terms(root)
         self._erasing = asyncio.Lock()
 
@@ -131,23 +134,24 @@ class Custodian:
         wanted = msgspec.msgpack.decode(payload, type=ListArchivable)
         limit = max(1, min(wanted.limit, RECORDS_MAX))
 
-        def question(index: Index) -> tuple[list[Row], int]:
+        def question(index: Index) -> tuple[list[Row], int, tuple[str, str]]:
             found, covered = index.custody.archivable(wanted.group, 0, limit)
+            before = index.custody.chain_end(wanted.group)
             rows: list[Row] = []
             size = 0
             for at, sequence in enumerate(found):
                 row = index.summary(sequence)
                 if row is None or (rows and size + row.summary.bytes > wanted.bytes_max):
-                    return rows, found[at - 1]
+                    return rows, found[at - 1], before
                 rows.append(row)
                 size += row.summary.bytes
-            return rows, covered
+            return rows, covered, before
 
-        rows, last = await self._follower.ask(question)
+        rows, last, before = await self._follower.ask(question)
         if rows:
             facts = {"group": wanted.group, "first": str(rows[0].summary.sequence), "last": str(last), "records": str(len(rows))}
             await self._commit.append(Draft(AuditEntry("archive.begun", caller, facts), audit=True))
-        return Archivable([await self._reads.named(row) for row in rows], last)
+        return Archivable([await self._reads.named(row) for row in rows], last, *before)
 
     async def read_archivable(self, caller: str, payload: bytes) -> Reply:
         content, descriptor = await self._reads.content(msgspec.msgpack.decode(payload, type=ReadArchivable).sequence)
@@ -200,7 +204,7 @@ class Custodian:
         async with self._erasing:
             done = Erased(0, 0, 0, 0)
             await self._follower.ask(self.finish_pending)  # of a turn that had no room; its audit record is durable already
-            now_us = self._clock.now_us()
+            now_us = self._reached_us()
             limits = {
                 name: self.terms.erased_before_us(name, now_us) for name in await self._follower.ask(lambda i: i.custody.subsystems())
             }

@@ -15,13 +15,15 @@ from appliance.messagelog.record import AuditEntry, MessageEntry
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS archived (grp INTEGER PRIMARY KEY, through INTEGER);
+CREATE TABLE IF NOT EXISTS chain (grp TEXT PRIMARY KEY, digest TEXT, file TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS custody (
   sequence INTEGER PRIMARY KEY, grp INTEGER, key INTEGER, signature INTEGER, at_us INTEGER, final INTEGER);
 CREATE INDEX IF NOT EXISTS custody_group ON custody (grp, sequence);
 CREATE INDEX IF NOT EXISTS custody_key ON custody (key);
 CREATE INDEX IF NOT EXISTS custody_signature ON custody (signature);
 """
-"""`custody` has a row for each message whose content is still here; it goes when the content goes."""
+"""`custody` has a row for each message whose content is still here; it goes when the content goes. Its `at_us` is when the message was
+logged or, if that was later, stamped: a clock that was behind makes no message older. `chain`: each group's newest archive."""
 
 CONFIRMED, CUT = "archive.confirmed", "retention.cut"
 """Audit events. CONFIRMED: `group`, `last`; CUT: `subsystem`, `first`, `last`, `before_us`: what was logged earlier was cut."""
@@ -56,9 +58,10 @@ class Custody:
         row = (sequence, group, entry.key, entry.signature, at_us, OPEN)
         self._connection.execute("INSERT OR REPLACE INTO custody VALUES (?,?,?,?,?,?)", row)
 
-    def settled(self, messages: Iterable[int], final: int) -> None:
-        """These were stamped, or never can be."""
-        self._connection.executemany("UPDATE custody SET final = ? WHERE sequence = ?", [(final, each) for each in messages])
+    def settled(self, messages: Iterable[int], final: int, signed_us: int = 0) -> None:
+        """These were stamped at `signed_us`, or never can be."""
+        update = "UPDATE custody SET final = ?, at_us = max(at_us, ?) WHERE sequence = ?"
+        self._connection.executemany(update, [(final, signed_us, each) for each in messages])
 
     def audit(self, entry: AuditEntry) -> None:
         facts = entry.facts
@@ -67,6 +70,7 @@ class Custody:
                 last = int(facts["last"])
                 insert = "INSERT INTO archived VALUES (?,?) ON CONFLICT DO UPDATE SET through = max(through, ?)"
                 self._connection.execute(insert, (number, last, last))
+            self._connection.execute("INSERT OR REPLACE INTO chain VALUES (?,?,?)", (facts["group"], facts["digest"], facts["file"]))
         elif entry.caller == "recorder" and entry.event == CUT:
             cut = (int(facts["first"]), int(facts["last"]), int(facts["before_us"]))
             for number, text in self._groups(facts["subsystem"]):
@@ -108,6 +112,10 @@ class Custody:
             if final == STAMPED and sequence > groups[number]:
                 found.append(sequence)
         return found, covered
+
+    def chain_end(self, group: str) -> tuple[str, str]:
+        """(last digest, file) of the group's newest archive; both empty: none was confirmed."""
+        return self._connection.execute("SELECT digest, file FROM chain WHERE grp = ?", (group,)).fetchone() or ("", "")
 
     def _through(self, group: str) -> list[tuple[int, int]]:
         ours = self.subsystems()

@@ -32,7 +32,7 @@ from appliance.messagelog.record import (
 from appliance.messagelog.stamping import Waiting
 from appliance.messagelog.wire import ListRecords, RecordSummary
 
-FORMAT = 5
+FORMAT = 6
 WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE = "waiting", "stamped", "provisional", "unconfirmed"
 _W, _S, _P, _U = 0, 1, 2, 3
 _STATES = (WAITING, STAMPED, PROVISIONAL, UNCONFIRMED_STATE)
@@ -177,7 +177,7 @@ class Index:
             connection.execute("INSERT OR REPLACE INTO stamp VALUES (?,?)", (written.sequence, written.offset))
             change: list[tuple[Any, ...]] = [(_S, written.sequence, entry.gen_time_us, None, each) for each in entry.messages]
             self._change(connection, messages, change)
-            self.custody.settled(entry.messages, custody.STAMPED)
+            self.custody.settled(entry.messages, custody.STAMPED, entry.gen_time_us)
         elif isinstance(entry, OutageEntry):
             connection.execute("INSERT OR REPLACE INTO state VALUES ('outage', ?)", (entry.started_us if entry.ended_us is None else None,))
             self._change(connection, messages, [(_P, None, None, until, sequence) for sequence, until in entry.provisional])

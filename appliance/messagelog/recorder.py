@@ -144,7 +144,8 @@ class Recorder:
             readers, self._reader, self.store, self.tree, self._follower, self.checkpoints, self.keys, self._disk, stop
         )
         self.own_reading = OwnReading(self.reading, readers, self._follower, self.keys, offered=settings.signed_documents)
-        self.custodian = Custodian(root, self.store, self._follower, self._commit, self.keys, self.reading, accounts, clock, log)
+        lent = (self.store, self._follower, self._commit, self.keys, self.reading, accounts, self.stamper.reached_us, log)
+        self.custodian = Custodian(root, *lent)
         self.custodian.start(index)
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.monitoring = Monitoring(root, settings.operations_bytes_max, self.keys, clock, self.store.room, log)

@@ -101,6 +101,10 @@ class Stamper:
         """By signed time where there is one: a step of the clock moves no deadline (T38, T40)."""
         return Now(self.signed.present_us(self._clock.now_us(), monotonic_us(self._clock)), self._clock.monotonic_s())
 
+    def reached_us(self) -> int:
+        """A moment that has certainly come (`signed_time.reached_us`)."""
+        return self.signed.reached_us(self._clock.now_us(), monotonic_us(self._clock), self.last_stamp_us or 0)
+
     # -- events
 
     def logged(self, written: Written, waiting: Waiting, answer: asyncio.Future[Appended] | None) -> None:

@@ -58,6 +58,15 @@ class SignedTime(msgspec.Struct, array_like=True, frozen=True):
         """The present for deadlines: by signed time where there is one, so that no step of the wall clock moves a deadline."""
         return now_us if self.moment is None else self.moment.present_us(monotonic_us)
 
+    def reached_us(self, now_us: int, monotonic_us: int, known_us: int = 0) -> int:
+        """A moment that has certainly come, for what cannot be undone (erasing): never later than either clock says.
+
+        Where this boot has heard no signed time: the latest one that was ever seen, `known_us` (the newest time stamp of the log) among
+        them. So a wall clock that is ahead ends no term, nor does one authority that is.
+        """
+        signed_us = max(self.floor_us, known_us) if self.moment is None else self.moment.present_us(monotonic_us)
+        return min(now_us, signed_us)
+
 
 NOTHING_SIGNED = SignedTime()
 

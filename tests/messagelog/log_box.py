@@ -22,6 +22,7 @@ from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import Append, Appended, BodyFile, ListRecords, ReadRecord, RecordContent, RecordSummary, Seal
 from appliance.net.local_sockets import NeighbourAwayError, Reply, called_by
 from appliance.settings import RecorderSettings
+from appliance.trust.signed_time import SignedMoment, SignedTime, monotonic_us
 from appliance.trust.timestamps import build_request, check_imprint, token_of_response
 from appliance.trust.wire import StampReply, StampRequest
 from provisioning.authority import tsa
@@ -79,6 +80,8 @@ class LogBox:
         self.accounts = [Account(OWN_USER, (AUDITOR,))]
         self.unconfirmed: list[WriteUnconfirmed] = []
         self.stopped: list[BaseException] = []
+        self.hears_time = True
+        """Whether the trust agent has just heard a signed time when a recorder starts."""
 
     async def _accounts(self) -> list[Account]:
         return self.accounts
@@ -98,6 +101,9 @@ class LogBox:
             self.rolled_back.append,
             self._accounts,
         )
+        if self.hears_time:
+            now_us = self.clock.now_us()
+            recorder.stamper.signed = SignedTime(SignedMoment(now_us, monotonic_us(self.clock)), now_us)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(recorder.run())
             try:

@@ -234,6 +234,26 @@ def test_an_archivist_that_dies_at_any_step_loses_no_message_and_forks_no_chain(
     played(box, act)
 
 
+@pytest.mark.case("T30")
+@pytest.mark.parametrize("index_too", [False, True])
+def test_a_lost_list_of_archives_forks_no_chain_because_the_log_knows_its_end(box: LogBox, place: Path, index_too: bool) -> None:
+    made: list[MadeArchive] = []
+
+    async def act(recorder: Recorder) -> None:
+        for turn in range(2):
+            await append(recorder, box.appends([f"Q-{len(made)}-{turn}"])[0])
+            made.extend(await archivist(recorder, box, place).run_once())
+
+    played(box, act)
+    (place.parent / "archive" / "state.json").unlink()
+    if index_too:
+        (box.root / "index.sqlite").unlink()
+    played(box, act)
+
+    assert len(chain(place, made)) == 4
+    assert [one.before for one in made] == ["", *(one.digest for one in made[:-1])]
+
+
 def test_a_target_that_is_away_keeps_the_archive_in_the_outbox_and_nothing_is_confirmed(box: LogBox, place: Path) -> None:
     async def act(recorder: Recorder) -> None:
         await append(recorder, box.appends(["Q-1"])[0])

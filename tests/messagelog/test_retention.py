@@ -23,6 +23,8 @@ from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.terms import Terms, TermsMalformedError
 from appliance.messagelog.wire import AuditRecord, BodyFile, ListRecords, OpenBody
 from appliance.net.local_sockets import called_by
+from appliance.trust.signed_time import NOTHING_SIGNED, SignedMoment, SignedTime, monotonic_us
+from tests.messagelog.drafts import StillClock
 from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, played, read, until_stamped, written
 from tests.messagelog.test_sealing import disk
 
@@ -165,6 +167,64 @@ def test_an_archive_that_leaves_a_message_out_or_comes_out_of_turn_is_not_confir
         assert (await next_archive(recorder)).records == []
 
     played(box, act)
+
+
+@pytest.mark.case("T30", "T40")
+def test_a_wall_clock_that_is_ahead_ends_no_term_before_signed_time_does(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        await two_old(recorder, box)
+        box.clock.us -= 2 * DAY_S * 1_000_000  # 29 days have passed by signed time
+        heard = SignedTime(SignedMoment(box.clock.us, monotonic_us(box.clock)), box.clock.us)
+        recorder.stamper.signed = heard
+        box.clock.us += 300 * DAY_S * 1_000_000
+        assert await erase(recorder) == 0
+        assert len(os.listdir(box.root / "bodies")) == 1
+        recorder.stamper.signed = NOTHING_SIGNED  # nor by the newest stamp, where this boot has heard nothing yet
+        assert await erase(recorder) == 0
+        box.clock.us -= 300 * DAY_S * 1_000_000
+        recorder.stamper.signed = heard
+        box.clock.pass_s(3 * DAY_S)
+        assert await erase(recorder) == 2
+
+    played(box, act)
+
+
+@pytest.mark.case("T30", "T40")
+def test_an_authority_that_is_ahead_ends_no_term_before_the_wall_clock_does(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        await append(recorder, box.appends(["Q-1"], body=b"said")[0])
+        await confirm(recorder, await next_archive(recorder))
+        ahead_us = box.clock.us + 300 * DAY_S * 1_000_000
+        recorder.stamper.signed = SignedTime(SignedMoment(ahead_us, monotonic_us(box.clock)), ahead_us)
+        assert await erase(recorder) == 0
+
+    played(box, act)
+
+
+@pytest.mark.case("T30", "T40")
+def test_a_message_that_was_logged_while_the_clock_was_behind_is_as_old_as_its_stamp(box: LogBox) -> None:
+    """By rebuilding the index too: the clock stood 40 days back when it was logged, the authority's did not."""
+
+    async def act(recorder: Recorder) -> None:
+        true_us = box.clock.us
+        box.clock.us -= 40 * DAY_S * 1_000_000
+        box.authority.clock = StillClock(true_us)
+        request = box.appends(["Q-1"], body=b"said", received=False)[0]
+        request.seal.ocsp_produced_at_us = request.seal.ocsp_this_update_us = true_us
+        await append(recorder, request)
+        await until_stamped(recorder)
+        box.clock.us = true_us
+        await confirm(recorder, await next_archive(recorder))
+        assert await erase(recorder) == 0
+
+    async def later(recorder: Recorder) -> None:
+        assert await erase(recorder) == 0
+        box.clock.pass_s(31 * DAY_S)
+        assert await erase(recorder) == 1
+
+    played(box, act)
+    (box.root / "index.sqlite").unlink()
+    played(box, later)
 
 
 @pytest.mark.rule("IV.2.III.C")

@@ -112,3 +112,20 @@ def test_only_what_says_something_else_is_news(tmp_path: Path) -> None:
     assert next(news) == 2
     assert not watching.is_right
     assert watching.facts() == {"clock_offset_ms": "-400000", "clock": "stop"}
+
+
+@pytest.mark.case("T40")
+@pytest.mark.parametrize(
+    ("signed", "wall_us", "reached_us"),
+    [
+        (SignedTime(SignedMoment(NOON_US, 0), NOON_US), NOON_US + 400 * S, NOON_US + 60 * S),
+        (SignedTime(SignedMoment(NOON_US + 400 * S, 0), NOON_US), NOON_US + 60 * S, NOON_US + 60 * S),
+        (SignedTime(None, NOON_US), NOON_US + 60 * S, NOON_US + 5 * S),
+        (SignedTime(None, NOON_US + 9 * S), NOON_US + 60 * S, NOON_US + 9 * S),
+        (SignedTime(None, NOON_US), NOON_US - 60 * S, NOON_US - 60 * S),
+        (SignedTime(), NOON_US, NOON_US),
+    ],
+)
+def test_a_moment_has_certainly_come_when_both_clocks_say_so(signed: SignedTime, wall_us: int, reached_us: int) -> None:
+    """A minute after the beginning; the log's newest stamp is five seconds past noon."""
+    assert signed.reached_us(wall_us, 60 * S, NOON_US + 5 * S) == reached_us
