@@ -127,7 +127,7 @@ class Custodian:
 
     async def archive_groups(self, caller: str, payload: bytes) -> list[str]:
         """Our subsystems that messages are kept of."""
-        return sorted(await self._follower.ask(lambda index: index.custody.subsystems()))
+        return sorted(await self._follower.ask(lambda index: index.custody.subsystems(), whole=True))
 
     async def list_archivable(self, caller: str, payload: bytes) -> Archivable:
         """Says in the audit log that these are about to be read."""
@@ -147,7 +147,7 @@ class Custodian:
                 size += row.summary.bytes
             return rows, covered, before
 
-        rows, last, before = await self._follower.ask(question)
+        rows, last, before = await self._follower.ask(question, whole=True)
         if rows:
             facts = {"group": wanted.group, "first": str(rows[0].summary.sequence), "last": str(last), "records": str(len(rows))}
             await self._commit.append(Draft(AuditEntry("archive.begun", caller, facts), audit=True))
@@ -164,7 +164,7 @@ class Custodian:
         def question(index: Index) -> list[int]:
             return index.custody.archivable(told.group, 0, len(told.records) + 1, until=told.last)[0]
 
-        expected = await self._follower.ask(question)
+        expected = await self._follower.ask(question, whole=True)
         if not expected:
             return  # confirmed before: the answer was lost
         if expected != told.records:
@@ -203,10 +203,14 @@ class Custodian:
     async def _erase(self) -> Erased:
         async with self._erasing:
             done = Erased(0, 0, 0, 0)
-            await self._follower.ask(self.finish_pending)  # of a turn that had no room; its audit record is durable already
+            erasable = self._keys.erasable()
+            await self._follower.ask(
+                lambda index: self.finish_pending(index, erasable), whole=True
+            )  # of a turn that had no room; its audit record is durable already
             now_us = self._reached_us()
             limits = {
-                name: self.terms.erased_before_us(name, now_us) for name in await self._follower.ask(lambda i: i.custody.subsystems())
+                name: self.terms.erased_before_us(name, now_us)
+                for name in await self._follower.ask(lambda i: i.custody.subsystems(), whole=True)
             }
             limits = {name: limit for name, limit in limits.items() if limit}
             if limits and await self._due(limits, self._store.segments[-1]):
@@ -225,7 +229,7 @@ class Custodian:
         def question(index: Index) -> list[Due]:
             return [due for name, limit in limits.items() if (due := index.custody.due(name, limit, first, last)).sequences]
 
-        return await self._follower.ask(question)
+        return await self._follower.ask(question, whole=True)
 
     async def _erase_in(self, first: int, due: list[Due], done: Erased) -> None:
         if not await self._is_whole(first):
@@ -235,7 +239,8 @@ class Custodian:
             facts = {"subsystem": one.subsystem, "first": str(one.sequences[0]), "last": str(one.sequences[-1])}
             facts |= {"before_us": str(one.before_us), "contents": str(len(one.sequences))}
             await self._commit.append(Draft(AuditEntry(CUT, "recorder", facts), audit=True))
-        erased = await self._follower.ask(lambda index: self.finish(index, first))
+        erasable = self._keys.erasable()
+        erased = await self._follower.ask(lambda index: self.finish(index, first, erasable), whole=True)
         done.contents += sum(len(one.sequences) for one in due)
         done.bodies += erased.bodies
         done.keys += erased.keys
@@ -256,11 +261,11 @@ class Custodian:
     def start(self, index: Index) -> None:
         """Before anybody reads: a run that was cut off is carried out to its end. Without room it waits for the next turn."""
         try:
-            self.finish_pending(index)
+            self.finish_pending(index, self._keys.erasable())
         except LogFullError as error:
             event(self._log, logging.WARNING, "retention.put_off", kind=error.kind, reason=str(error))
 
-    def finish_pending(self, index: Index) -> None:
+    def finish_pending(self, index: Index, erasable: list[int]) -> None:
         """Carries a run that was cut off out to its end. Raises LogFullError, and what `finish` raises."""
         try:
             first = msgspec.json.decode(self._pending.read_bytes(), type=int)
@@ -268,13 +273,17 @@ class Custodian:
             return
         try:
             if first in self._store.closed:  # else this is a log that was put back; what is written to must never be replaced
-                self.finish(index, first)
+                self.finish(index, first, erasable)
         except BrokenLinkError as error:  # damaged since: it stays as it is, and `xacbe log audit` names the record
             event(self._log, logging.ERROR, DAMAGED, segment=first, kind=error.kind, reason=str(error))
         self._done()
 
-    def finish(self, index: Index, first: int) -> Erased:
-        """Steps 3 to 6, in the index's thread: nobody looks a record up meanwhile. The same at the second time."""
+    def finish(self, index: Index, first: int, erasable: list[int]) -> Erased:
+        """Steps 3 to 6, in the index's thread: nobody looks a record up meanwhile. The same at the second time.
+
+        The index is whole: what it does not know would be cut. `erasable`: group keys that no message on its way was under when this was
+        noted (`DataKeys.erasable`); whatever was sealed under them is in this index.
+        """
         last, custody = self._store.last_of(first), index.custody
         kept, signatures = custody.kept(first, last), custody.signatures_kept(first, last)
 
@@ -288,7 +297,7 @@ class Custodian:
         self._store.replaced(first, anew.saved_bytes)
         index.moved(anew.offsets)
         bodies = cutting.remove_bodies(self._disk, first, last, kept)
-        keys = [number for number in self._keys.group_keys() if not self._keys.is_current(number) and not custody.is_used(number)]
+        keys = [number for number in erasable if not custody.is_used(number)]
         for number in keys:
             self._keys.erase(number)
         self._done()

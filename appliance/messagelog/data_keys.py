@@ -16,7 +16,7 @@ import errno
 import hashlib
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +76,8 @@ class DataKeys:
         """The wrapped keys of the current epoch, until its first group key is written: an epoch that seals nothing leaves no file."""
         self._since_s = 0.0
         self._tags: bytes | None = None
+        self._sealing: Counter[int] = Counter()
+        """Messages on their way under each group key: sealed or about to be, and not yet noted by the index."""
         self._tried = asyncio.Event()
         self._making = asyncio.Lock()
 
@@ -150,9 +152,13 @@ class DataKeys:
     # -- writing
 
     async def sealing_with(self, group: str) -> tuple[Epoch, GroupKey]:
-        """What seals a message of this subsystem now. Raises LogKeyAbsentError, LogFullError, SyncFailedError."""
+        """What seals a message of this subsystem now; its key is not erased before `sealed` was called, once.
+
+        Raises LogKeyAbsentError, LogFullError, SyncFailedError.
+        """
         epoch = self._current
         if epoch is not None and (key := epoch.groups.get(group)) is not None:
+            self._sealing[key.number] += 1
             return epoch, key
         with suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), FIRST_TRY_S_MAX)
@@ -160,17 +166,33 @@ class DataKeys:
             epoch = self._current
             if epoch is None:
                 raise LogKeyAbsentError("the log's keys wait for the token")
-            return epoch, epoch.groups.get(group) or await self._make(epoch, group)
+            key = epoch.groups.get(group)
+            if key is None:
+                return epoch, await self._make(epoch, group)
+            self._sealing[key.number] += 1
+            return epoch, key
+
+    def sealed(self, key: GroupKey) -> None:
+        """The message is a record that the index was told of, or never will be one."""
+        self._sealing[key.number] -= 1
+        if not self._sealing[key.number]:
+            del self._sealing[key.number]
 
     async def _make(self, epoch: Epoch, group: str) -> GroupKey:
-        place = len(epoch.groups)
-        if place >= GROUPS_MAX:
+        if epoch.made >= GROUPS_MAX:
             raise LogFullError("more subsystems than a box has")
-        if not place:
+        if not epoch.kept:
             await self._write(self._directory / f"{epoch.number:010d}.epoch", self._kept_epoch)
-        number = epoch.number * GROUPS_MAX + place
+            epoch.kept = True
+        number = epoch.number * GROUPS_MAX + epoch.made
+        epoch.made += 1  # also where the write fails: a number is a nonce, and none comes twice
         kept = epoch.wrapped(number, group, os.urandom(KEY_BYTES))
-        await self._write(self._file(number), kept)
+        self._sealing[number] += 1  # before its file is there: the day may end while it is written
+        try:
+            await self._write(self._file(number), kept)
+        except BaseException:
+            del self._sealing[number]
+            raise
         key = epoch.groups[group] = epoch.unwrapped(number, kept)
         return key
 
@@ -239,8 +261,11 @@ class DataKeys:
         found = [name[: -len(".key")].split("-") for name in self._names() if name.endswith(".key")]
         return [int(epoch) * GROUPS_MAX + int(place) for epoch, place in found]
 
-    def is_current(self, number: int) -> bool:
-        return self._current is not None and epoch_of(number) == self._current.number
+    def erasable(self) -> list[int]:
+        """Group keys that no message will be sealed under any more: of another day, and with nothing on its way. In the loop; what was
+        sealed under them was noted for the index before."""
+        current = None if self._current is None else self._current.number
+        return [number for number in self.group_keys() if epoch_of(number) != current and number not in self._sealing]
 
     def _file(self, number: int) -> Path:
         return self._directory / f"{epoch_of(number):010d}-{number % GROUPS_MAX:05d}.key"

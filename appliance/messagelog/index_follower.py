@@ -45,6 +45,9 @@ class IndexFollower:
         self._rows: list[Written] = []
         self._position = Position()
         self._behind = False
+        """Rows were dropped in the loop, for want of room in memory."""
+        self._lacking = False
+        """The thread's own word: the index did not take what it was given; it reads the segments again."""
 
     def follow(self, group: Group) -> None:
         """Takes note of a durable group."""
@@ -66,13 +69,18 @@ class IndexFollower:
         """Everything noted so far is in the index afterwards."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._flusher())
 
-    async def ask(self, question: Callable[[Index], Answer]) -> Answer:
-        """The answer of an index that knows every durable record. Raises IndexUnavailableError."""
+    async def ask(self, question: Callable[[Index], Answer], *, whole: bool = False) -> Answer:
+        """The answer of an index that knows every durable record, or of one that lacks the newest while its disk is full.
+
+        `whole`: never of one that lacks any, for whoever acts on what is not in it. Raises IndexUnavailableError.
+        """
         loop = asyncio.get_running_loop()
         flush = self._flusher()
 
         def answer() -> Answer:
             flush()
+            if whole and self._lacking:
+                raise IndexUnavailableError("the index lacks the newest records")
             try:
                 return question(self._index)
             except sqlite3.Error as error:
@@ -90,15 +98,16 @@ class IndexFollower:
         self._rows, self._behind = [], False
 
         def flush() -> None:
-            if not rows and not behind:
+            if not rows and not behind and not self._lacking:
                 return
             self._grow(rows, behind)
             try:
-                self._apply(rows, position, behind)
+                self._apply(rows, position, behind or self._lacking)
+                self._lacking = False
             except sqlite3.Error as error:
                 # A full disk, or a damaged file: the next question or the next turn tries again from the segments.
                 event(self._log, logging.WARNING, "log.index_behind", reason=str(error))
-                self._behind = True
+                self._lacking = True
                 if not isinstance(error, sqlite3.OperationalError):
                     with suppress(sqlite3.Error):
                         self._index.rebuild()

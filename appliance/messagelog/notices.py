@@ -127,7 +127,7 @@ class Notices:
         def known(index: Index) -> list[int]:
             return [sequence for item, tag in zip(taken.items, tags, strict=True) for sequence in _ours(index, item, tag, taken)]
 
-        messages = await self._follower.ask(known)
+        messages = await self._follower.ask(known, whole=True)
         if not messages:
             raise NoticeUnknownError(f"no message that {taken.sender} exchanged with {taken.receiver}")
         await self._commit.append(Draft(NoticeEntry(messages, "", NOTICE_DELIVERED), essential=True))

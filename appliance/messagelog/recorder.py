@@ -283,6 +283,14 @@ class Recorder:
             raise AppendMalformedError("attachments that are not the body")
         self.stamper.stamps.check_room()
         epoch, group_key = await self._or_stop(self.keys.sealing_with(group_of(request.side, request.client, request.service)))
+        try:
+            return await self._accept_under(request, epoch, group_key)
+        except BaseException:
+            self.keys.sealed(group_key)
+            raise
+
+    async def _accept_under(self, request: Append, epoch: Epoch, group_key: GroupKey) -> asyncio.Future[Appended]:
+        """As `_accept`, with the keys of the moment."""
         signature = self._signatures.entry(request.seal, epoch)
         key = self._claim(request)
         try:
@@ -316,6 +324,7 @@ class Recorder:
         content = epoch.seal_message(group_key, said, signature.entry.digest)
 
         def done(result: Written | XacbeError) -> None:
+            self.keys.sealed(group_key)  # a record by now, and noted for the index (`_group_written`)
             if body is not None:
                 self._disk.close(body)
             if isinstance(result, XacbeError):

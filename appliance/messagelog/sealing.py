@@ -94,6 +94,10 @@ class Epoch:
         self._wrapping, self._names = AESGCM(keys[:KEY_BYTES]), AESGCM(keys[KEY_BYTES:])
         self._counter: Iterator[int] = itertools.count(1)
         self.groups: dict[str, GroupKey] = {}
+        self.made = 0
+        """Numbers of group keys that were given out."""
+        self.kept = False
+        """Whether its own file is durable."""
 
     def _next(self) -> bytes:
         return next(self._counter).to_bytes(_NONCE_BYTES, "big")

@@ -83,6 +83,10 @@ class State:
     seed: int
 
 
+SUPERBLOCK_HALF = 1536
+"""ext4's superblock lies in the two sectors from byte 1024 on, and no kernel mounts one that is half new (its checksum does not fit): the
+file system trusts the disk to write it whole, and what it may trust in is not ours to judge. Its other sectors tear."""
+
 HOWS = ("none", "whole", "torn", "prefix")
 """Of what was not flushed: nothing; whole writes by chance; sectors by chance; the writes in order up to one that is torn."""
 
@@ -142,6 +146,9 @@ class Replay:
 
 def _torn(window: list[Write], chance: random.Random, kept: float = 0.5) -> Iterator[tuple[int, bytes]]:
     for write in window:
+        is_kept = False
         for at in range(0, len(write.data), SECTOR_BYTES):
-            if chance.random() < kept:
+            if write.offset + at != SUPERBLOCK_HALF:
+                is_kept = chance.random() < kept
+            if is_kept:
                 yield write.offset + at, write.data[at : at + SECTOR_BYTES]

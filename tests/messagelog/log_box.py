@@ -108,7 +108,7 @@ class LogBox:
             task = group.create_task(recorder.run())
             try:
                 for subsystem in SUBSYSTEMS if with_keys and not self.signer.token.away else ():
-                    await recorder.keys.sealing_with(subsystem)
+                    recorder.keys.sealed((await recorder.keys.sealing_with(subsystem))[1])
                 yield recorder
             finally:
                 task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -14,10 +15,11 @@ from appliance.errors import RefusedError, XacbeError
 from appliance.messagelog import custodian, cutting, data_keys
 from appliance.messagelog.archive_wire import Archivable, ChangeTerm, ConfirmArchive, ListArchivable
 from appliance.messagelog.custodian import ArchiveGapError
-from appliance.messagelog.custody import PENDING
+from appliance.messagelog.custody import CUT, PENDING
 from appliance.messagelog.data_keys import EPOCH_S
 from appliance.messagelog.groups import Draft, LogFullError, Written
 from appliance.messagelog.index import Index
+from appliance.messagelog.index_follower import IndexUnavailableError
 from appliance.messagelog.record import MESSAGE, AuditEntry, mark_of, records
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.terms import Terms, TermsMalformedError
@@ -409,5 +411,89 @@ def test_new_offsets_survive_the_loss_of_everything_that_the_index_had_not_synce
         assert [lost.offset(each) for each in (2, 3, 4, 5)] == [there.offset(each) for each in (2, 3, 4, 5)]
         assert any(there.offset(each) for each in (2, 3, 4, 5))
         lost.close()
+
+    played(box, act)
+
+
+class Held:
+    """A disk that is slow for bodies: what was claimed waits until it is let go."""
+
+    def __init__(self, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.released = asyncio.Event(), asyncio.Event()
+        real = recorder._bodies.claim
+
+        async def claim(number: int, size: int) -> object:
+            self.reached.set()
+            await self.released.wait()
+            return await real(number, size)
+
+        monkeypatch.setattr(recorder._bodies, "claim", claim)
+
+
+@pytest.mark.case("T30")
+@pytest.mark.parametrize("let_go", ["before the turn", "after the turn"])
+def test_a_days_key_is_not_erased_while_a_message_under_it_is_on_its_way(box: LogBox, monkeypatch: pytest.MonkeyPatch, let_go: str) -> None:
+    """It took the key of the day that was ending; everything else of that day falls due before it is written."""
+    body = b"in flight" * 20_000
+    monkeypatch.setattr(data_keys, "EPOCH_S", 3600.0)  # a short day: what is on its way for longer than eight hours is not stamped
+
+    async def act(recorder: Recorder) -> None:
+        await two_old(recorder, box)
+        held = Held(recorder, monkeypatch)
+        flying = asyncio.ensure_future(large(recorder, box, "Q-flying", body))
+        await held.reached.wait()
+        sealed_under = set(recorder.keys._sealing)
+        assert sealed_under
+        box.clock.pass_s(3700)
+        async with asyncio.timeout(10):
+            while recorder.keys._current is None or recorder.keys._current.number in {one >> 16 for one in sealed_under}:
+                await asyncio.sleep(0.02)  # the next day's keys
+        if let_go == "before the turn":
+            held.released.set()
+            await asyncio.sleep(0)
+        erasing = asyncio.ensure_future(erase(recorder))
+        await asyncio.sleep(0.2)
+        held.released.set()
+        assert await erasing >= 2
+        sequence = await flying
+        assert (await read(recorder, sequence))[1] == body
+        assert not recorder.keys._sealing
+
+    async def later(recorder: Recorder) -> None:
+        (found,) = await listed(recorder, ListRecords(query_id="Q-flying"))
+        assert (await read(recorder, found.sequence))[1] == body
+
+    played(box, act)
+    played(box, later)
+
+
+@pytest.mark.case("T30", "T34")
+def test_an_index_that_was_lost_between_two_steps_of_an_erasure_loses_no_content(box: LogBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the index does not know would be cut: it says that it lacks something, and the turn is put off."""
+
+    async def act(recorder: Recorder) -> None:
+        await two_old(recorder, box)
+        kept = (await append(recorder, box.appends(["Q-kept"], body=b"kept")[0])).sequence  # in the same segment, not due
+        index = recorder._follower._index
+        real = recorder._commit.append
+
+        async def then_damaged(draft: Draft) -> Written:
+            done = await real(draft)
+            if isinstance(draft.entry, AuditEntry) and draft.entry.event == CUT:
+                monkeypatch.setattr(index, "apply", damaged)
+            return done
+
+        def damaged(*_: object) -> None:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        monkeypatch.setattr(recorder._commit, "append", then_damaged)
+        with pytest.raises(IndexUnavailableError):
+            await erase(recorder)
+        monkeypatch.undo()
+        assert len(os.listdir(box.root / "bodies")) == 1
+        assert (await read(recorder, kept))[0].body == b"kept"
+        await erase(recorder)
+        assert os.listdir(box.root / "bodies") == []
+        assert (await read(recorder, kept))[0].body == b"kept"
 
     played(box, act)
