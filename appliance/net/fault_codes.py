@@ -98,6 +98,7 @@ ROWS: dict[str, Row] = {
     "peer.certificate_refused": Row("ssl_authentication_failed", "the authentication certificate of the security server is not acceptable"),
     "peer.closed": Row("network_error", "the connection ended in the middle of a message"),
     "peer.connections_full": _NEIGHBOUR_AWAY,
+    "peer.displaced": _NEIGHBOUR_AWAY,
     "peer.evidence_missing": Row("ssl_authentication_failed", "no OCSP response for the authentication certificate"),
     "peer.fault": Row("invalid_message", "the other security server sent a fault"),
     "peer.not_registered": Row("ssl_authentication_failed", "the authentication certificate is not registered for this"),

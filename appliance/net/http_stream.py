@@ -83,6 +83,11 @@ class HttpStream(asyncio.Protocol):
         self.lost = False
         self.deadline = NEVER
 
+    @property
+    def idle(self) -> bool:
+        """No message is under way whose head has arrived."""
+        return self._head is None
+
     def attach(self, transport: Transport) -> None:
         """Stands on this transport from now on."""
         self._transport = transport

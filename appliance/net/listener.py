@@ -18,6 +18,7 @@ from typing import Any
 from appliance.errors import CorruptStateError, RefusedError, XacbeError
 from appliance.net import http1
 from appliance.net.connection import PeerClosedError, PeerTimeoutError, ServerConnection, StreamLimits
+from appliance.net.crowd import Crowd
 from appliance.net.deadlines import NEVER, Deadlines
 from appliance.net.handshake_gate import HandshakeGate
 from appliance.net.http1 import MalformedError, OversizedError
@@ -45,7 +46,7 @@ class ListenerLimits:
 
 
 class TooManyConnectionsError(RefusedError):
-    """Over a bound: `peer.connections_full` for the listener's, `peer.address_full` for one address's."""
+    """Over a bound: `peer.connections_full` for the listener's, `peer.address_full` for one address's, `peer.displaced` by a newcomer."""
 
     kind = "peer.connections_full"
 
@@ -87,11 +88,9 @@ class Listener:
         self._malformed = malformed or _bare
         self.refusals: Counter[str] = Counter()
         """By kind, since the start."""
-        self._connections = 0
-        self._by_address: Counter[str] = Counter()
         self._gate: HandshakeGate[TlsEndpoint] = HandshakeGate(limits.handshakes_max)
         self._running: dict[ServerConnection, asyncio.Task[None]] = {}
-        self._admitted: set[TlsEndpoint | ServerConnection] = set()
+        self._crowd: Crowd[TlsEndpoint | ServerConnection] = Crowd()
         """What holds a socket: endpoints, and connections without TLS."""
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -104,7 +103,7 @@ class Listener:
     @property
     def connections(self) -> int:
         """Open now, handshakes included."""
-        return self._connections
+        return len(self._crowd)
 
     async def serve(self, grace_s: float = 2.0) -> None:
         """Accepts until `stop`; then running exchanges have `grace_s` to end. A bug in a handler comes out of here."""
@@ -118,7 +117,7 @@ class Listener:
                 await self._finish(grace_s)
         finally:
             server.close()
-            for each in list(self._admitted):
+            for each in list(self._crowd):
                 each.abort()
             await self._all_gone(GONE_S_MAX)
 
@@ -127,7 +126,7 @@ class Listener:
         self._stopping.set()
 
     async def _finish(self, grace_s: float) -> None:
-        for each in list(self._admitted):
+        for each in list(self._crowd):
             if isinstance(each, TlsEndpoint) and not each.is_open:
                 each.abort()
         for connection in self._running:
@@ -140,7 +139,7 @@ class Listener:
     async def _all_gone(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                while self._admitted or self._running:
+                while self._crowd or self._running:
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -152,32 +151,37 @@ class Listener:
         return TlsEndpoint(self, self._threads, self._context, server_side=True)
 
     def admit(self, address: str) -> bool:
-        """Counts a connection in, unless it is one too many."""
-        if self._connections >= self._limits.connections_max:
-            self.refused(address, TooManyConnectionsError(f"{self._connections} connections"))
-        elif self._by_address[address] >= self._limits.connections_per_address_max:
-            self.refused(address, TooManyConnectionsError(f"{self._by_address[address]} connections", kind="peer.address_full"))
-        elif not self._stopping.is_set():
-            self._connections += 1
-            self._by_address[address] += 1
+        """Whether there is room for a connection from here; somebody who does nothing may have to give way to it."""
+        if self._stopping.is_set():
+            return False
+        if (own := self._crowd.number_of(address)) >= self._limits.connections_per_address_max:
+            self.refused(address, TooManyConnectionsError(f"{own} connections", kind="peer.address_full"))
+            return False
+        if len(self._crowd) < self._limits.connections_max:
             return True
-        return False
+        if (place := self._crowd.yields_to(address)) is None:
+            self.refused(address, TooManyConnectionsError(f"{len(self._crowd)} connections"))
+            return False
+        theirs, idle = place
+        self.refused(theirs, TooManyConnectionsError("an idle connection gave way to a newcomer", kind="peer.displaced"))
+        idle.abort()
+        self._gone(idle, theirs)
+        return True
 
-    def gone(self, address: str) -> None:
-        """Counts a connection out that was admitted."""
-        self._changed.set()
-        self._connections -= 1
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
+    def _gone(self, held: TlsEndpoint | ServerConnection, address: str) -> None:
+        """Its place is free, once."""
+        if self._crowd.leave(address, held):
+            self._changed.set()
+            if isinstance(held, TlsEndpoint):
+                self._deadlines.discard(held)
+                self._leave_gate(held)
 
     def hold(self, connection: ServerConnection) -> None:
         """A connection without TLS has a socket of its own."""
-        self._admitted.add(connection)
+        self._crowd.enter(connection.peer.address, connection)
 
     def plain_lost(self, connection: ServerConnection) -> None:
-        self._admitted.discard(connection)
-        self.gone(connection.peer.address)
+        self._gone(connection, connection.peer.address)
 
     def refused(self, address: str, error: XacbeError) -> None:
         self.refusals[error.kind] += 1
@@ -220,7 +224,7 @@ class Listener:
         if not self.admit(address):
             endpoint.abort()
             return
-        self._admitted.add(endpoint)
+        self._crowd.enter(address, endpoint)
         endpoint.deadline = self._loop.time() + self._limits.handshake_s_max
         self._deadlines.add(endpoint)
 
@@ -242,11 +246,7 @@ class Listener:
         self.refused(endpoint.address, error)
 
     def lost(self, endpoint: TlsEndpoint) -> None:
-        if endpoint in self._admitted:
-            self._admitted.discard(endpoint)
-            self._deadlines.discard(endpoint)
-            self._leave_gate(endpoint)
-            self.gone(endpoint.address)
+        self._gone(endpoint, endpoint.address)
 
     def expired(self) -> None:
         """While somebody waits at the gate: whoever keeps us waiting inside has to go."""

@@ -164,6 +164,11 @@ class TlsEndpoint(asyncio.Protocol):
         return self._app is not None
 
     @property
+    def idle(self) -> bool:
+        """No request is under way: the handshake is not over, or nothing was asked since (`net.crowd`)."""
+        return self._app is None or self._app.idle
+
+    @property
     def waits_for_peer(self) -> bool:
         """A handshake that has begun and in which it is the peer's turn."""
         return self._state == _PEERS_TURN

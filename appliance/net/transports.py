@@ -47,6 +47,11 @@ class Transport(Protocol):
 class Application(Protocol):
     """What stands on top: the part of asyncio.Protocol that is called once the handshake is over."""
 
+    @property
+    def idle(self) -> bool:
+        """No message is under way whose head has arrived."""
+        ...
+
     def data_received(self, data: bytes) -> None: ...
     def stream_ended(self, clean: bool) -> None:
         """No more data will come. `clean` is False where the TLS stream was cut without a close_notify."""

@@ -73,6 +73,40 @@ def test_the_listeners_own_bound_holds_for_all_addresses_together() -> None:
     run(main)
 
 
+@pytest.mark.case("T43")
+@pytest.mark.parametrize("tls_here", [False, True], ids=["plain", "TLS"])
+def test_in_a_full_house_the_silent_ones_of_who_holds_most_give_way_to_a_newcomer(tls_here: bool) -> None:
+    async def main() -> None:
+        threads, context = HandshakeThreads(), box_context()
+        limits = ListenerLimits(connections_max=12, connections_per_address_max=6)
+        made_context = (lambda: context) if tls_here else None
+        async with serving(ok, limits, context=made_context, threads=threads) as served:
+            mine = anyone() if tls_here else None
+            talks = await served.connect(mine)
+            talks[1].write(GET)
+            assert await talks[0].readexactly(len(OK)) == OK
+            silent = []
+            for address in ("127.0.0.7", "127.0.0.8"):
+                for _ in range(6):
+                    silent.append(await asyncio.open_connection("127.0.0.1", served.port, local_addr=(address, 0)))
+            served.clients += [writer for _, writer in silent]
+            await until(lambda: served.kinds == ["peer.displaced"])
+            assert await silent[0][0].read() == b""  # who came first of those who came for a place too many
+            for at in range(4):
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", served.port, ssl=mine, server_hostname="" if mine else None, local_addr=(f"127.0.0.{20 + at}", 0)
+                )
+                served.clients.append(writer)
+                writer.write(GET)
+                assert await reader.readexactly(len(OK)) == OK
+            assert served.kinds == ["peer.displaced"] * 5
+            assert served.listener.connections == 12
+            talks[1].write(GET)
+            assert await talks[0].readexactly(len(OK)) == OK
+
+    run(main)
+
+
 def test_at_the_stop_what_runs_may_end_and_nobody_else_gets_in() -> None:
     async def main() -> None:
         entered, told = asyncio.Event(), []

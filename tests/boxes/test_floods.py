@@ -1,0 +1,119 @@
+"""Floods against a whole box of real processes: what somebody without a name can do, and what others notice of it (T42, T43).
+
+By day the floods last seconds; at night (`DEEP`) as long as the limits that they wait for.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from provisioning.lab import network
+from tests.boxes.box_in_foreign_hands import PEER_PORT, SEALED, ForeignBox
+from tests.boxes.conftest import Lab
+from tests.boxes.flooder import flooding
+from tests.depth import DEEP
+
+pytestmark = pytest.mark.lab
+
+BASE = "127.0.59"
+RELAY_BYTES_MAX = 150 << 20
+GOOD_S_MAX = 2.0
+"""p99 of a good peer while a flood stands."""
+ASKED = 400 if DEEP else 60
+HALF_OPEN = 10_000
+A_SECOND = 2_000
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[ForeignBox]:
+    """A laboratory of its own. Box 1 is also in our hands: a peer that connects anew for each message."""
+    directory = Path(tempfile.mkdtemp(prefix="xacbe-floods-"))
+    document = network.up(directory, 2, "software", BASE, 1, lambda line: None)
+    try:
+        yield ForeignBox(Lab(directory, document))
+    finally:
+        network.down(directory)
+        shutil.rmtree(directory)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One line of the table: a flood on a port of box 2 (or, `client`: of box 1)."""
+
+    name: str
+    port: int
+    count: int
+    sources: int
+    client: bool = False
+    a_second: int = A_SECOND
+
+
+FLOODS = [
+    Kind("half-open", PEER_PORT, HALF_OPEN, 20),
+    Kind("hello", PEER_PORT, 500, 20, a_second=200),
+    Kind("head", 8080, 500, 5, client=True),
+    Kind("body", 8080, 500, 5, client=True),
+]
+
+
+def rss(pid: int) -> int:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) << 10
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def new_peer(box: ForeignBox) -> float:
+    """Seconds of one exchange over a connection of its own."""
+    message = box.message()
+    content, began = message.content(box.boundary), time.monotonic()
+    assert box.send(content) == SEALED
+    return time.monotonic() - began
+
+
+def new_client(box: ForeignBox) -> float:
+    """The same at box 1, as an information system that keeps no connection."""
+    began = time.monotonic()
+    answer = requests.get(box.lab.url("/incidentes"), headers={"X-Road-Client": box.lab.client}, timeout=20)
+    assert answer.status_code == 200, answer.text
+    return time.monotonic() - began
+
+
+def p99(times_s: list[float]) -> float:
+    return sorted(times_s)[min(len(times_s) - 1, int(len(times_s) * 0.99))]
+
+
+@pytest.mark.case("T42", "T43")
+@pytest.mark.parametrize("kind", FLOODS, ids=lambda kind: kind.name)
+def test_a_good_peer_is_served_while_a_flood_stands_and_memory_stays(box: ForeignBox, kind: Kind) -> None:
+    number = 1 if kind.client else 2
+    (relay,) = box.lab.pids(number, "relay")
+    address, ask = str(box.lab.box(number)["address"]), new_client if kind.client else new_peer
+    ask(box)
+    before = rss(relay), descriptors(relay)
+
+    with flooding(address, kind.port, kind.name, kind.count, sources=kind.sources, a_second=kind.a_second) as standing:
+        times_s = [ask(box) for _ in range(ASKED)]
+        most = rss(relay)
+        assert descriptors(relay) > before[1] + min(kind.count, 64) / 2, "a flood stood"
+    print(
+        f"{kind.name}: {standing} standing, relay {before[0] >> 20} -> {most >> 20} MiB, good peer p50"
+        f" {sorted(times_s)[len(times_s) // 2] * 1000:.0f} ms, p99 {p99(times_s) * 1000:.0f} ms"
+    )
+    assert most < RELAY_BYTES_MAX
+    assert p99(times_s) < GOOD_S_MAX
+    assert box.lab.pids(number, "relay") == [relay]
+    deadline = time.monotonic() + 60
+    while descriptors(relay) > before[1] + 20 or rss(relay) > before[0] + (20 << 20):
+        assert time.monotonic() < deadline, "it does not come back to what it was"
+        time.sleep(0.2)
