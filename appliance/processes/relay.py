@@ -59,6 +59,7 @@ from appliance.relay.refusals import Refusals
 from appliance.relay.sealing import Sealing
 from appliance.relay.system_call import SystemCaller
 from appliance.relay.trust_view import TrustView
+from appliance.relay.turns import Pressure, Turns
 from appliance.settings import BoxSettings, RelaySettings
 from appliance.trust.signed_time import ClockUntrustedError
 
@@ -95,12 +96,19 @@ class Relay:
         self.contexts = Contexts(state, log, signer, foreign=bool(foreign))
         self.threads = HandshakeThreads()
         self.sealing = Sealing(clock, log, signer, self.trust, group)
-        self.gates = Gates(relay.exchanges_max)
+        self.pressure = Pressure()
+        self.turns = Turns(lambda: self.pressure.high, clock.monotonic_s)
+        self.gates = Gates(relay.exchanges_max, self.turns)
         self.peers = PeerTrust(clock)
         self.refusals = Refusals(log, recorder, self.counters, relay.fault_spelling, clock)
         store = BodyStore(recorder, relay.body_inline_bytes_max, relay.body_bytes_max)
         messages = _Log(recorder)
-        dialer = Dialer(DialerLimits(connect_s_max=relay.peer_connect_s_max, idle_s_max=relay.peer_idle_s_max), self.threads)
+        dialer = Dialer(
+            DialerLimits(
+                connect_s_max=relay.peer_connect_s_max, idle_s_max=relay.peer_idle_s_max, connections_per_route_max=relay.exchanges_max
+            ),
+            self.threads,
+        )
         link = PeerLink(
             clock,
             dialer,
@@ -114,7 +122,9 @@ class Relay:
             body_bytes_max=relay.body_bytes_max,
             foreign=foreign,
         )
-        system_dialer = Dialer(DialerLimits(idle_s_max=relay.system_idle_s_max), self.threads)
+        system_dialer = Dialer(
+            DialerLimits(idle_s_max=relay.system_idle_s_max, connections_per_route_max=relay.exchanges_max), self.threads
+        )
         self.dialers = (dialer, system_dialer)
         system = SystemCaller(system_dialer, store, None, relay.system_ca_file)
         client_side = ClientSide(server, clock, self.trust, self.sealing, messages, link)
@@ -142,6 +152,7 @@ class Relay:
         self._group.create_task(self.courier.run())
         self._group.create_task(self.monitor.run())
         self._group.create_task(self.machine.run())
+        self._group.create_task(self.pressure.run(self.turns.look_again))
         limits, for_systems = _limits(self._settings), _limits(self._settings, absolute_targets=True)
         plain = Listener(
             sockets["tcp.client_http"],

@@ -145,15 +145,15 @@ class ClientFront:
         course.request_id = request_id
         rest = _REST.match(head.target) is not None
         try:
-            passage = self._gates.arrive(address)
+            passage = await self._gates.arrive(address)
             if rest:
                 source = _Source(connection, head, self._store, passage)
-                delivery = await self._exchange(connection, head, source, course, facts)
+                delivery = await self._exchange(connection, head, source, passage, course, facts)
             else:
                 with _at_fault():
                     source = _SoapSource(connection, head, self._store, passage, self._limits)
                     request = await source.request(request_id)
-                delivery = await self._ask(connection, request, source, course, facts)
+                delivery = await self._ask(connection, request, source, passage, course, facts)
             course.answers(delivery.response.head, delivery.body)
             self._counters["exchange.answered"] += 1
             begun = True
@@ -176,17 +176,18 @@ class ClientFront:
                 passage.leave()
 
     async def _exchange(
-        self, connection: ServerConnection, head: RequestHead, source: _Source, course: Course, facts: dict[str, str]
+        self, connection: ServerConnection, head: RequestHead, source: _Source, passage: Passage, course: Course, facts: dict[str, str]
     ) -> Delivery:
         generated_id = f"{self._instance}-{uuid.uuid4()}"
         request = request_from_system(head.method, head.target, head.headers, request_id=course.request_id, generated_id=generated_id)
-        return await self._ask(connection, request, source, course, facts)
+        return await self._ask(connection, request, source, passage, course, facts)
 
     async def _ask(
-        self, connection: ServerConnection, request: Request, source: BodySource, course: Course, facts: dict[str, str]
+        self, connection: ServerConnection, request: Request, source: BodySource, passage: Passage, course: Course, facts: dict[str, str]
     ) -> Delivery:
         course.request = request
-        facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
+        passage.service = str(request.service)
+        facts |= {"client": str(request.client), "service": passage.service, "query_id": request.query_id}
         arrival = Arrival(connection.peer.tls, connection.peer.certificate)
         return await self._side.answer(request, arrival, self._local, source)
 

@@ -89,7 +89,7 @@ class LocalServices:
         answer, facts = LocalAnswer(connection, head), {"from": address, "service": _path(head).decode()}
         passage = None
         try:
-            passage = self._gates.arrive(address)
+            passage = await self._gates.arrive(address)
             passage.complete()
             await self._acts[_path(head)](connection, head, answer, facts)
             await connection.drain()

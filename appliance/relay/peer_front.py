@@ -113,14 +113,14 @@ class PeerFront:
         course = self._monitor.begin()
         course.other_address = theirs
         try:
-            passage = self._gates.arrive(address)
+            passage = await self._gates.arrive(theirs or address)
             envelope = transport_envelope.check_request(head.method, head.headers)
             course.request_id = envelope.request_id
             soap = not envelope.rest
             reader = TransportReader(envelope.boundary, frozenset({SOAP if soap else REST_REQUEST}), self._limits)
             content_type, action = envelope.original_content_type, envelope.original_soap_action
             source = _Incoming(IncomingMessage(connection.next_chunk, reader, self._store, content_type, action), passage)
-            sealed = await self._exchange(source, certificate, course, facts)
+            sealed = await self._exchange(source, passage, certificate, course, facts)
             course.answers(sealed.head, sealed.body)
             self._counters["exchange.provided"] += 1
             begun = True
@@ -140,12 +140,13 @@ class PeerFront:
             if passage is not None:
                 passage.leave()
 
-    async def _exchange(self, source: _Incoming, certificate: bytes, course: Course, facts: dict[str, str]) -> Sealed:
+    async def _exchange(self, source: _Incoming, passage: Passage, certificate: bytes, course: Course, facts: dict[str, str]) -> Sealed:
         first, request_id = await source.head(), course.request_id
         request = course.request = self._request(first, source, request_id)
         service = self._local().service(request.service)
         course.service_type = service.kind if service is not None else ""
-        facts |= {"client": str(request.client), "service": str(request.service), "query_id": request.query_id}
+        passage.service = str(request.service)
+        facts |= {"client": str(request.client), "service": passage.service, "query_id": request.query_id}
         return await self._side.answer(request, Peer(certificate, first.ocsp, request_id), self._local, source)
 
     def _request(self, first: HeadPart, source: _Incoming, request_id: str) -> Request:

@@ -1,13 +1,14 @@
-"""Connections that do their worst, held open by a process of its own: `python -m tests.boxes.flooder HOST PORT KIND COUNT SOURCES A_SECOND`.
+"""Connections that do their worst, in a process of their own: `python -m tests.boxes.flooder HOST PORT KIND COUNT SOURCES A_SECOND`.
 
     half-open  connects and says nothing
     hello      begins a TLS handshake and says no more
     head       a request head, one byte every ten seconds
     body       a whole head, then one byte of its body every ten seconds
-    deaf       asks for a large answer and never reads it
+    ask        a whole request, and waits for its answer for ever
+    deaf       the same, and never reads
 
-Whatever is cut is opened again, at most A_SECOND new ones each second; a line on standard output says how many stand once all do, or as many
-as there is room for. Ends with its standard input.
+Whatever is cut is opened again, at most A_SECOND new ones each second; a line on standard output says how many stand once all do, or as
+many as there is room for. Ends with its standard input.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Flood:
         sock = socket.socket()
         sock.bind((self._sources[self._made % len(self._sources)], 0))
         sock.settimeout(5)
+        if not self._reads:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self._made += 1
         try:
             sock.connect(self._place)
@@ -95,6 +98,7 @@ def flood_of(kind: str, place: tuple[str, int], sources: list[str], request: byt
         "hello": (client_hello(), b""),
         "head": (b"G", b"E"),
         "body": (head, b"x"),
+        "ask": (head, b""),
         "deaf": (head, b""),
     }
     first, then = kinds[kind]

@@ -54,14 +54,20 @@ class Kind:
     sources: int
     client: bool = False
     a_second: int = A_SECOND
+    request: str = ""
 
 
 FLOODS = [
     Kind("half-open", PEER_PORT, HALF_OPEN, 20),
     Kind("hello", PEER_PORT, 500, 20, a_second=200),
     Kind("head", 8080, 500, 5, client=True),
-    Kind("body", 8080, 500, 5, client=True),
+    Kind("body", 8080, 500, 5, client=True, request="POST /r1/{service}/eco HTTP/1.1\r\n{headers}Content-Length: 9999\r\n\r\nx"),
 ]
+"""Slowloris comes in two kinds: the head, and the body of a message that is otherwise good."""
+if DEEP:
+    DEAF = "GET /r1/{service}/bytes/8000000 HTTP/1.1\r\n{headers}\r\n"
+    FLOODS.append(Kind("deaf", 8080, 40, 5, client=True, request=DEAF))
+SLOW = "GET /r1/{service}/lento/20000 HTTP/1.1\r\n{headers}\r\n"
 
 
 def rss(pid: int) -> int:
@@ -89,6 +95,11 @@ def new_client(box: ForeignBox) -> float:
     return time.monotonic() - began
 
 
+def request_of(box: ForeignBox, template: str) -> bytes:
+    headers = f"Host: box\r\nX-Road-Client: {box.lab.client}\r\n"
+    return template.format(service=box.lab.service, headers=headers).encode()
+
+
 def p99(times_s: list[float]) -> float:
     return sorted(times_s)[min(len(times_s) - 1, int(len(times_s) * 0.99))]
 
@@ -102,7 +113,8 @@ def test_a_good_peer_is_served_while_a_flood_stands_and_memory_stays(box: Foreig
     ask(box)
     before = rss(relay), descriptors(relay)
 
-    with flooding(address, kind.port, kind.name, kind.count, sources=kind.sources, a_second=kind.a_second) as standing:
+    request = request_of(box, kind.request)
+    with flooding(address, kind.port, kind.name, kind.count, sources=kind.sources, a_second=kind.a_second, request=request) as standing:
         times_s = [ask(box) for _ in range(ASKED)]
         most = rss(relay)
         assert descriptors(relay) > before[1] + min(kind.count, 64) / 2, "a flood stood"
@@ -117,3 +129,31 @@ def test_a_good_peer_is_served_while_a_flood_stands_and_memory_stays(box: Foreig
     while descriptors(relay) > before[1] + 20 or rss(relay) > before[0] + (20 << 20):
         assert time.monotonic() < deadline, "it does not come back to what it was"
         time.sleep(0.2)
+
+
+@pytest.mark.case("T42", "T45")
+def test_a_service_that_does_not_answer_keeps_no_other_service_from_being_served(box: ForeignBox) -> None:
+    """Seven hundred exchanges wait for one service of box 2, more than half of what both relays take at once; another one is asked."""
+    granted = box.lab.xacbe(2, "access", "add", box.lab.refused, box.lab.client)
+    assert granted.returncode == 0, granted.stderr
+    address, headers = str(box.lab.box(1)["address"]), {"X-Road-Client": box.lab.client}
+
+    def other() -> requests.Response:
+        return requests.get(box.lab.url("/incidentes", box.lab.refused), headers=headers, timeout=20)
+
+    try:
+        with flooding(address, 8080, "ask", 700, sources=5, a_second=1000, request=request_of(box, SLOW)):
+            deadline = time.monotonic() + 15
+            while requests.get(box.lab.url("/incidentes"), headers=headers, timeout=20).status_code == 200:
+                assert time.monotonic() < deadline, "the slow service never held its share"
+            times_s = []
+            for _ in range(ASKED // 2):
+                began = time.monotonic()
+                answer = other()
+                times_s.append(time.monotonic() - began)
+                assert answer.status_code == 200, answer.text
+        print(f"slow service: others p50 {sorted(times_s)[len(times_s) // 2] * 1000:.0f} ms, p99 {p99(times_s) * 1000:.0f} ms")
+        assert p99(times_s) < GOOD_S_MAX
+    finally:
+        taken = box.lab.xacbe(2, "access", "remove", box.lab.refused, box.lab.client)
+    assert taken.returncode == 0, taken.stderr

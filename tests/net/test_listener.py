@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from appliance.net import tls
 from appliance.net.connection import ServerConnection, StreamLimits
-from appliance.net.handshake_gate import SHARE, STALLED_S_MAX, HandshakeGate
+from appliance.net.handshake_gate import REMEMBERED_S, SHARE, STALLED_S_MAX, HandshakeGate
 from appliance.net.http1 import response_head
 from appliance.net.listener import ListenerLimits
 from appliance.net.tls_engine import HandshakeThreads
@@ -254,6 +254,22 @@ def test_who_keeps_the_gate_waiting_goes_when_somebody_else_waits() -> None:
     gate.enter(Guest("e"), 0.5)
     assert gate.stalled(STALLED_S_MAX) == []
     assert gate.stalled(STALLED_S_MAX + 0.1) == [inside[0]]
+
+
+def test_an_address_that_kept_others_waiting_has_one_place_for_a_while_and_comes_last() -> None:
+    gate: HandshakeGate[Guest] = HandshakeGate(8)
+    silent = [Guest("a", waits=True) for _ in range(4)]
+    for guest in silent:
+        gate.enter(guest, 0.0)
+    assert gate.stalled(STALLED_S_MAX + 1) == silent[:2]  # no more than wait
+    for guest in silent[:2]:
+        gate.leave(guest, 2.0)
+    assert [guest.address for guest in gate.enter(Guest("b"), 2.0)] == ["b"]
+    assert gate.enter(Guest("a"), 2.0) == []
+    gate.leave(silent[2], 2.0)
+    assert gate.inside == 2 + 1 - 1
+    later = 3.0 + REMEMBERED_S
+    assert len(gate.enter(Guest("a"), later)) == 1
 
 
 MEMORY = """

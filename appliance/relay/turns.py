@@ -1,0 +1,128 @@
+"""Who has to wait while there is more to do than the machine can: a caller that asks for far more than all others waits, the others do not.
+
+Every exchange passes one event loop, and whoever has two hundred under way stands there two hundred times before somebody who has one.
+So under pressure a caller that has EVEN or more under way, and TIMES as much as any other, waits for one of its own to end. Nobody waits
+while the processor has time left (a slow token needs many at once to be used well), nor who is alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+import psutil
+
+EVEN = 4
+"""Exchanges that anybody may have under way, whatever the others have: they cost the next one in the row some milliseconds."""
+TIMES = 2
+"""A caller may have so many times what the next one has."""
+WAIT_S_MAX = 2.0
+"""Then it is told that we are busy: its own patience is not known here, and somebody else may serve it."""
+WAITING_MAX = 256
+"""Of one caller: as many connections as a box opens to another (`net.dialer`). Each may hold 256 KiB that nobody has read yet."""
+RECENT_S = 5.0
+"""Who has asked within this time counts as there."""
+PRESSED_SHARE = 0.85
+"""Of the machine, or of the one processor that runs the loop."""
+SAMPLE_S = 0.5
+CALLERS_MAX = 4096
+"""Remembered; beyond that whoever has nothing under way is forgotten."""
+
+
+class Pressure:
+    """Whether processors are short, looked at twice a second."""
+
+    def __init__(self) -> None:
+        self.high = False
+
+    async def run(self, turned: Callable[[], None]) -> None:
+        """For ever. `turned` is called after each look."""
+        psutil.cpu_percent(None)
+        own_s, at_s = time.process_time(), time.monotonic()
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            now_own_s, now_s = time.process_time(), time.monotonic()
+            own = (now_own_s - own_s) / (now_s - at_s)
+            own_s, at_s = now_own_s, now_s
+            self.high = max(own, psutil.cpu_percent(None) / 100) >= PRESSED_SHARE
+            turned()
+
+
+class Turns:
+    """Invariant: who `enter`ed is counted until it `leave`s; a caller's messages enter in the order in which they came."""
+
+    def __init__(self, pressed: Callable[[], bool], now_s: Callable[[], float]) -> None:
+        self._pressed, self._now_s = pressed, now_s
+        self._under_way: Counter[str] = Counter()
+        self._seen_s: dict[str, float] = {}
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    def under_way(self, who: str) -> int:
+        return self._under_way[who]
+
+    async def enter(self, who: str) -> bool:
+        """Waits for a turn; False where none comes within WAIT_S_MAX, or too many wait."""
+        self._see(who)
+        queue = self._waiting.get(who)
+        if queue is None and self._may(who):
+            self._under_way[who] += 1
+            return True
+        if queue is not None and len(queue) >= WAITING_MAX:
+            return False
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(who, deque()).append(turn)
+        try:
+            async with asyncio.timeout(WAIT_S_MAX):
+                await turn
+        except BaseException as error:
+            self._given_up(who, turn)
+            if isinstance(error, TimeoutError):
+                return False
+            raise
+        return True
+
+    def leave(self, who: str) -> None:
+        self._under_way[who] -= 1
+        if not self._under_way[who]:
+            del self._under_way[who]
+        self._next(who)
+
+    def look_again(self) -> None:
+        """Pressure or neighbours may have gone."""
+        for who in list(self._waiting):
+            self._next(who)
+
+    def _see(self, who: str) -> None:
+        if len(self._seen_s) >= CALLERS_MAX:
+            self._seen_s = {one: at_s for one, at_s in self._seen_s.items() if one in self._under_way}
+        self._seen_s[who] = self._now_s()
+
+    def _may(self, who: str) -> bool:
+        own = self._under_way[who]
+        if own < EVEN or not self._pressed():
+            return True
+        since_s = self._now_s() - RECENT_S
+        others = [self._under_way[one] for one, at_s in self._seen_s.items() if one != who and at_s >= since_s]
+        return not others or own < TIMES * max(others)
+
+    def _next(self, who: str) -> None:
+        queue = self._waiting.get(who)
+        while queue and self._may(who):
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._under_way[who] += 1
+        if queue is not None and not queue:
+            del self._waiting[who]
+
+    def _given_up(self, who: str, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled():
+            self.leave(who)  # its turn came in the same moment
+            return
+        queue = self._waiting.get(who)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            if not queue:
+                del self._waiting[who]

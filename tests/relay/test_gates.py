@@ -1,0 +1,183 @@
+"""Who gets in when many want to: callers under pressure take turns, and neither a caller nor a service fills a relay alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.relay import turns
+from appliance.relay.gates import BusyError, Gates, Passage
+from appliance.relay.turns import EVEN, RECENT_S, TIMES, Turns
+
+pytestmark = pytest.mark.case("T45")
+
+
+def play(main: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(main(), 20))  # type: ignore[arg-type]  # a coroutine
+
+
+class Machine:
+    def __init__(self, *, pressed: bool = True) -> None:
+        self.pressed, self.now_s = pressed, 100.0
+        self.turns = Turns(lambda: self.pressed, lambda: self.now_s)
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def entered(machine: Machine, who: str, count: int) -> list[asyncio.Task[bool]]:
+    asked = [asyncio.ensure_future(machine.turns.enter(who)) for _ in range(count)]
+    await settled()
+    return asked
+
+
+def in_already(asked: list[asyncio.Task[bool]]) -> int:
+    return sum(each.done() for each in asked)
+
+
+def test_under_pressure_a_heavy_caller_waits_for_its_own_messages_and_others_do_not_wait() -> None:
+    async def main() -> None:
+        machine = Machine()
+        assert await machine.turns.enter("light")
+        heavy = await entered(machine, "heavy", 20)
+        assert in_already(heavy) == EVEN
+        assert await machine.turns.enter("light")
+        machine.turns.leave("heavy")
+        await settled()
+        assert (in_already(heavy), machine.turns.under_way("heavy")) == (EVEN + 1, EVEN)
+        for _ in range(EVEN):
+            assert await machine.turns.enter("light")
+        machine.turns.leave("heavy")
+        await settled()
+        assert (machine.turns.under_way("light"), machine.turns.under_way("heavy")) == (EVEN + 2, TIMES * (EVEN + 2))
+
+    play(main)
+
+
+@pytest.mark.parametrize("why", ["no pressure", "alone", "the others have gone"])
+def test_nobody_waits_without_a_reason(why: str) -> None:
+    async def main() -> None:
+        machine = Machine(pressed=why != "no pressure")
+        if why != "alone":
+            assert await machine.turns.enter("light")
+            machine.turns.leave("light")
+        if why == "the others have gone":
+            machine.now_s += RECENT_S + 1
+        assert in_already(await entered(machine, "heavy", 300)) == 300
+
+    play(main)
+
+
+def test_who_waits_goes_on_when_the_pressure_ends() -> None:
+    async def main() -> None:
+        machine = Machine()
+        assert await machine.turns.enter("light")
+        heavy = await entered(machine, "heavy", 20)
+        machine.pressed = False
+        machine.turns.look_again()
+        await settled()
+        assert in_already(heavy) == 20
+
+    play(main)
+
+
+def test_who_waits_too_long_or_behind_too_many_is_told_that_we_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "WAIT_S_MAX", 0.05)
+    monkeypatch.setattr(turns, "WAITING_MAX", 3)
+
+    async def main() -> None:
+        machine = Machine()
+        gates = Gates(1024, machine.turns)
+        light = await gates.arrive("light")
+        passages = [await gates.arrive("heavy") for _ in range(EVEN)]
+        waiting = [asyncio.ensure_future(gates.arrive("heavy")) for _ in range(4)]
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(each, BusyError) for each in ended)
+        assert (gates.arriving, machine.turns.under_way("heavy")) == (EVEN + 1, EVEN)
+        for passage in (*passages, light):
+            passage.leave()
+            passage.leave()
+        assert (gates.arriving, gates.running, machine.turns.under_way("heavy")) == (0, 0, 0)
+
+    play(main)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "leave", "cancel", "press"])), max_size=60))
+def test_every_turn_is_counted_once_whoever_gives_up_and_in_the_order_of_asking(steps: list[tuple[str, str]]) -> None:
+    async def main() -> None:
+        machine = Machine(pressed=False)
+        asked: dict[str, list[asyncio.Task[bool]]] = {"a": [], "b": [], "c": []}
+        left = dict.fromkeys("abc", 0)
+        for who, step in steps:
+            if step == "press":
+                machine.pressed = not machine.pressed
+                machine.turns.look_again()
+            elif step == "ask":
+                asked[who] += await entered(machine, who, 3)
+            elif step == "cancel" and (waiting := [each for each in asked[who] if not each.done()]):
+                waiting[-1].cancel()
+                asked[who].remove(waiting[-1])
+            elif step == "leave" and left[who] < in_already(asked[who]):
+                left[who] += 1
+                machine.turns.leave(who)
+            await settled()
+            for one, tasks in asked.items():
+                assert machine.turns.under_way(one) == in_already(tasks) - left[one]
+                states = [each.done() for each in tasks]
+                assert states == sorted(states, reverse=True)
+        for tasks in asked.values():
+            for each in tasks:
+                each.cancel()
+        await settled()
+
+    play(main)
+
+
+def complete(gates: Gates, passage: Passage, service: str) -> bool:
+    passage.service = service
+    try:
+        passage.complete()
+    except BusyError:
+        passage.leave()
+        return False
+    return True
+
+
+def test_neither_a_caller_nor_a_service_gets_more_than_a_quarter_of_the_second_half() -> None:
+    async def main() -> None:
+        gates = Gates(16)
+        mine = []
+        for number in range(12):  # everybody asks the same service, which never answers
+            passage = await gates.arrive(f"caller {number}")
+            if complete(gates, passage, "slow"):
+                mine.append(passage)
+        assert len(mine) == 8
+        others = [await gates.arrive(f"caller {number}") for number in range(4)]
+        assert all(complete(gates, passage, "quick") for passage in others)
+        more = [await gates.arrive("noisy") for _ in range(4)]
+        assert [complete(gates, passage, f"service {at}") for at, passage in enumerate(more)] == [True] * 4
+        assert gates.running == 16
+        assert not complete(gates, await gates.arrive("one more"), "other")
+        for passage in (*mine, *others, *more):
+            passage.leave()
+        assert (gates.running, gates.arriving) == (0, 0)
+
+    play(main)
+
+
+def test_one_caller_alone_holds_a_quarter_of_what_may_arrive() -> None:
+    async def main() -> None:
+        gates = Gates(16)
+        for _ in range(4):
+            await gates.arrive("slow")
+        with pytest.raises(BusyError):
+            await gates.arrive("slow")
+        await gates.arrive("other")
+
+    play(main)
