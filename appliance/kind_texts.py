@@ -112,6 +112,14 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
         "the file of authorities for https sources cannot be read",
     ),
     "kind.configuration.expired": ("la configuración global venció", "the global configuration has expired"),
+    "kind.configuration.from_future": (
+        "la configuración global es de más de 5 minutos adelante: uno de los relojes está mal",
+        "the global configuration was made more than 5 minutes from now: one of the clocks is wrong",
+    ),
+    "kind.ocsp.from_future": (
+        "la confirmación OCSP es de más de 5 minutos adelante: uno de los relojes está mal",
+        "the OCSP response is of more than 5 minutes from now: one of the clocks is wrong",
+    ),
     "kind.configuration.malformed": ("la configuración global no se puede leer", "the global configuration cannot be read"),
     "kind.configuration.untrusted": ("la firma de la configuración global no vale", "the global configuration's signature does not hold"),
     "kind.configuration.wrong_instance": ("el ancla es de otra instancia", "the anchor is of another instance"),

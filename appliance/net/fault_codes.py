@@ -183,6 +183,7 @@ ROWS: dict[str, Row] = {
     "configuration.expired": _UNCONFIGURED,
     "configuration.malformed": Row("malformed_global_conf", _NO_CONFIGURATION),
     "configuration.mixed": Row("malformed_global_conf", _NO_CONFIGURATION),
+    "configuration.from_future": _UNCONFIGURED,
     "configuration.rolled_back": _UNCONFIGURED,
     "configuration.untrusted": _UNCONFIGURED,
     "configuration.wrong_instance": _UNCONFIGURED,

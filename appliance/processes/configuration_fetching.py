@@ -29,6 +29,7 @@ from appliance.trust.directory import DIRECTORY_BYTES_MAX
 from appliance.trust.global_configuration import SHARED_BYTES_MAX, Anchor, AnchorSource, SharedParameters, parse_anchor
 from appliance.trust.trusted_configuration import (
     ConfigurationAbsentError,
+    ConfigurationFromFutureError,
     ConfigurationInForce,
     ConfigurationWrongInstanceError,
     TrustedConfiguration,
@@ -222,6 +223,8 @@ class ConfigurationKeeper:
                 contents = {entry: await self._part(urljoin(url, entry.location)) for entry in needed}
                 configuration = trusted.parts_received(contents)
             except XacbeError as error:
+                if isinstance(error, ConfigurationFromFutureError):
+                    self._watch.at_least(error.generated_us)  # its signature was good: a word about our clock, if nothing live says more
                 self._book.failed(name, source.url, error.kind)
                 level = logging.WARNING if isinstance(error, UnverifiedError) else logging.INFO
                 event(self._log, level, "configuration.not_fetched", url=source.url, kind=error.kind, reason=str(error))

@@ -33,6 +33,7 @@ from appliance.settings import TrustAgentSettings
 from appliance.trust import autonomy, chains, ocsp
 from appliance.trust.global_configuration import CaCertificate, SharedParameters
 from appliance.trust.ocsp import OcspFacts, OcspRevokedError, OcspStaleError
+from appliance.trust.signed_time import CLOCK_STOP_US
 from appliance.trust.wire import Evidence, OwnEvidence
 
 LOOK_INTERVAL_S = 2.0
@@ -46,6 +47,12 @@ CERTIFICATES_MAX = 64
 """Own certificates; more than any shared box has."""
 NONCE_BYTES = 16
 _FILE_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+class OcspFromFutureError(UnverifiedError):
+    """Genuine, but more than five minutes ahead of our now: held, it would keep every right one out until its moment comes."""
+
+    kind = "ocsp.from_future"
 
 
 @dataclass(slots=True)
@@ -246,6 +253,9 @@ class EvidenceKeeper:
             self._compare(error.facts, is_live)
             raise
         self._compare(facts, is_live)
+        ahead_us = max(_age_order(facts)) - now_us
+        if ahead_us > CLOCK_STOP_US:
+            raise OcspFromFutureError(f"an OCSP response of a moment {ahead_us // 1_000_000} s from now")
         if held.facts is not None and _age_order(facts) < _age_order(held.facts):
             return
         try:

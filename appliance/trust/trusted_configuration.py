@@ -24,6 +24,7 @@ from appliance.trust.global_configuration import (
     parse_shared_parameters,
 )
 from appliance.trust.optional_parts import OptionalParts, parse_optional_parts
+from appliance.trust.signed_time import CLOCK_STOP_US
 
 VERSION_WITHOUT_HEADER = 2
 """A directory that names no version was made before there were versions (sheet 6.3)."""
@@ -45,6 +46,16 @@ class ConfigurationRolledBackError(UnverifiedError):
     """Genuine, but older than what is in force: an old one replayed."""
 
     kind = "configuration.rolled_back"
+
+
+class ConfigurationFromFutureError(UnverifiedError):
+    """Genuine, but made more than five minutes after our now: one of the clocks is wrong. It would keep all others out."""
+
+    kind = "configuration.from_future"
+
+    def __init__(self, ahead_us: int, generated_us: int) -> None:
+        super().__init__(f"the directory was made {ahead_us // 1_000_000} s from now")
+        self.generated_us = generated_us
 
 
 class ConfigurationWrongInstanceError(UnverifiedError):
@@ -81,16 +92,19 @@ class ConfigurationInForce:
     @property
     def generated_us(self) -> int:
         """When CEIQROO made it, as far as the directory says: 0 where it does not."""
-        digits = self.directory.generated[:14]
-        try:
-            return to_us(datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC))
-        except ValueError:
-            return 0
+        return _generated_us(self.directory)
 
     @property
     def content(self) -> frozenset[tuple[str, bytes]]:
         """Equal for equal contents, whatever the expiry: this is what a generation counts."""
         return frozenset((entry.identifier, entry.digest) for entry, _ in self.parts)
+
+
+def _generated_us(directory: SignedDirectory) -> int:
+    try:
+        return to_us(datetime.strptime(directory.generated[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC))
+    except ValueError:
+        return 0
 
 
 class TrustedConfiguration:
@@ -139,7 +153,7 @@ class TrustedConfiguration:
         """A directory came from `source`: returns the parts whose content we do not hold yet.
 
         Raises ConfigurationMalformedError, ConfigurationUntrustedError, ConfigurationExpiredError, ConfigurationWrongInstanceError,
-        ConfigurationRolledBackError; then nothing has changed.
+        ConfigurationRolledBackError, ConfigurationFromFutureError; then nothing has changed.
         """
         self._awaited = None
         directory = parse_directory(body)
@@ -148,6 +162,9 @@ class TrustedConfiguration:
             raise ConfigurationExpiredError("the directory has expired already")
         self._check_instance(directory)
         self._check_order(directory)
+        generated_us = _generated_us(directory)
+        if generated_us - now_us > CLOCK_STOP_US:
+            raise ConfigurationFromFutureError(generated_us - now_us, generated_us)
         self._awaited = directory
         held = self._held()
         return tuple(entry for entry in self._wanted(directory) if (entry.identifier, entry.digest) not in held)

@@ -41,6 +41,9 @@ class Services:
     requests: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     ocsp_produced_ago_s: float = 0
+    configuration_ahead_s: float = 0
+    """How far the clock of the configuration's maker is ahead of ours."""
+    born: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(hours=1))  # noqa: TID251  a real server's clock
     ahead_s: float = 0
     """How far the clock of responder and authorities is ahead of ours."""
 
@@ -60,7 +63,7 @@ class Services:
             signer=self.signer,
             parts={"SHARED-PARAMETERS": shared.xml(), "PRIVATE-PARAMETERS": centre.private()},
             expires=datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self.validity_s),  # noqa: TID251  a real server's clock
-            generated=f"202611231200{self.generation:02d}000000000",
+            generated=(self.born + timedelta(seconds=self.generation + self.configuration_ahead_s)).strftime("%Y%m%d%H%M%S000000000"),
         )
 
     def _responders(self) -> tuple[str, ...]:

@@ -485,3 +485,41 @@ def test_the_next_responder_is_asked_where_the_first_one_fails(agent: Agent, ser
 
     health = {one.url.rpartition("/")[2]: one for one in agent.status().services if one.name == "ocsp"}
     assert (bool(health["first"].error), health["ocsp"].error) == (True, "")
+
+
+def errors(agent: Agent) -> set[str]:
+    return {one.error for one in agent.status().services}
+
+
+@pytest.mark.case("T22", "T40")
+def test_a_responder_that_is_ahead_for_a_while_leaves_nothing_behind_that_keeps_later_responses_out(
+    enrolled: Agent, services: Services
+) -> None:
+    services.ahead_s = 9 * 3600
+    leaf = real("C=QROO-TEST,O=GOB,CN=ss1", services.ca)
+    services.leaves.append(leaf)
+    enrolled.signer.records.append(KeyRecord("tls-peer", "tls", "EC-P256", b"", [leaf.der], 0))
+    until(lambda: "ocsp.from_future" in errors(enrolled))
+    assert len(enrolled.evidence().evidence) == 1
+    assert (offset_s(enrolled) or 0) < -8 * 3600  # it counts for the clock: the box is stopped meanwhile
+
+    services.ahead_s = 0
+
+    news = until(lambda: len((found := enrolled.evidence()).evidence) == 2 and found, 15)
+    assert all(one.produced_at_us < time.time_ns() // 1000 + 60_000_000 for one in news.evidence)
+    assert abs(offset_s(enrolled) or 99) < 3
+
+
+@pytest.mark.case("T14", "T40")
+def test_a_configuration_that_was_made_in_the_future_is_not_taken_and_the_right_one_after_it_is(
+    enrolled: Agent, services: Services
+) -> None:
+    before = enrolled.view()
+    services.freshness, services.configuration_ahead_s = "3600", 10 * 3600
+    until(lambda: "configuration.from_future" in errors(enrolled))
+    assert enrolled.view().generation == before.generation
+    assert abs(offset_s(enrolled) or 99) < 3  # a live answer is the better witness
+
+    services.generation, services.configuration_ahead_s = 2, 0
+
+    assert until(lambda: enrolled.view().generation > before.generation)

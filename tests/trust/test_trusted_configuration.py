@@ -162,9 +162,18 @@ def test_ceiqroo_changes_its_keys_through_the_configuration() -> None:
     take(trusted, made(parts=parts(source=source)))
     new = next(one for one in trusted.sources() if one.url == "http://ceiqroo/internalconf")
 
-    configuration = take(trusted, made(signer=NEW_SIGNER, generated="20261124000000000000000"), source=new)
+    configuration = take(trusted, made(signer=NEW_SIGNER, generated=LATER), source=new)
 
-    assert configuration.directory.generated == "20261124000000000000000"
+    assert configuration.directory.generated == LATER
+
+
+@pytest.mark.case("T14", "T40")
+@pytest.mark.parametrize(("now_us", "kind"), [(NOW_US - 300_000_000, "good"), (NOW_US - 301_000_000, "configuration.from_future")])
+def test_a_directory_of_more_than_five_minutes_from_now_is_not_taken(now_us: int, kind: str) -> None:
+    trusted = TrustedConfiguration(ANCHOR)
+
+    assert kind_of(trusted, made(), now_us) == kind
+    assert (trusted.in_force is not None) is (kind == "good")
 
 
 def test_after_a_restart_an_old_directory_is_still_old() -> None:
