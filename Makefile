@@ -29,7 +29,7 @@ if [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then mkdir -
   apt-get download -qq openssh-server && dpkg-deb -x openssh-server_*.deb . && rm openssh-server_*.deb; fi
 endef
 
-.PHONY: verify.html demo test crash-test setup lint bench nightly nightly-trixie clean debian report image image-run image-check image-test
+.PHONY: verify.html demo test crash-test setup lint bench nightly nightly-trixie fuzz clean debian report image image-run image-check image-test
 
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
@@ -71,6 +71,12 @@ nightly: setup
 	@$(call install,$(DEBIAN_TEST) $(DEBIAN_CRASH) $(DEBIAN_NIGHTLY))
 	@$(unpack_sshd)
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest -m 'crash or not crash' $(T)
+	@$(MAKE) --no-print-directory fuzz
+
+# Fuzzing that follows the code's branches (tests/fuzz): two minutes for each parser, its corpus in build/fuzz. ARGS="--seconds 10 settings"
+fuzz: setup
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.lock
+	@$(BIN)/python -m tests.fuzz $(or $(ARGS),--seconds 120)
 
 # The same tests on what the image is made of: Debian 13, Python 3.13, OpenSSL 3.5. As root; the root is made once, in build/trixie.
 DEBIAN_TRIXIE := mmdebstrap bubblewrap

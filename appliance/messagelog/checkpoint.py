@@ -150,7 +150,7 @@ def read_checkpoint(note: bytes) -> Checkpoint:
         raise CheckpointInvalidError("a number that is none")
     try:
         root = base64.b64decode(lines[2], validate=True)
-    except binascii.Error:
+    except ValueError:  # letters beyond ASCII are no binascii.Error
         raise CheckpointInvalidError("a root that is none") from None
     found = Checkpoint(lines[0], int(lines[1]), root, int(numbers[1]), int(numbers[2]) if counted else None)
     if len(root) != HASH_BYTES or found.size > SIZE_MAX or not found.origin.startswith(PREFIX) or found.text != text:
