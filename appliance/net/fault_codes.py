@@ -168,6 +168,7 @@ ROWS: dict[str, Row] = {
     "token.several": _UNSEALED,
     "token.wrong_signature": _UNSEALED,
     "key.label_unknown": _UNSEALED,
+    "key.algorithm_unfit": _UNSEALED,
     "key.not_granted": _UNSEALED,
     "key.certificate_unfit": _UNSEALED,
     "key.no_certificate": _UNSEALED,
