@@ -114,6 +114,7 @@ ROWS: dict[str, Row] = {
     # evidence that we could not get or that came too late
     "der.malformed": Row("signature_verification.malformed_signature", "evidence could not be read"),
     "clock.untrusted": Row(INTERNAL, "the clock of the security server is wrong"),
+    "ocsp.from_future": _UNSEALED,
     "seal.evidence_away": _UNSEALED,
     "seal.evidence_gap": Row(
         "signature_verification.incorrect_validation_info", "OCSP response and time stamp of the seal are too far apart"
