@@ -1,20 +1,8 @@
-"""Everything that a technician or municipal staff reads, in Spanish and English: the one catalogue.
-
-Pure but for the chosen language, which a command sets once at start. Keys are `room.thing`; facts are inserted with str.format.
-"""
+"""What a person reads of the box itself: commands, states, token, keys, services (`appliance.texts` has the catalogue)."""
 
 from __future__ import annotations
 
-from appliance.archive_texts import ARCHIVE_TEXTS
-from appliance.evidence_texts import EVIDENCE_TEXTS
-from appliance.kind_texts import KIND_TEXTS
-from appliance.log_texts import LOG_TEXTS
-from appliance.monitoring_texts import MONITORING_TEXTS
-
-_LANGUAGES = ("es", "en")
-_chosen = 0
-
-TEXTS: dict[str, tuple[str, str]] = {
+BOX_TEXTS: dict[str, tuple[str, str]] = {
     # the command itself
     "command.description": ("Servidor de seguridad Xacbe: la orden de la caja.", "Xacbe security server: the box's command."),
     "command.everywhere": (
@@ -610,30 +598,4 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the TPM vouches for every key; CEIQROO will send a challenge: xacbe attestation answer",
     ),
     "enrolment.installed": ("{count} certificados instalados; ancla instalada", "{count} certificates installed; anchor installed"),
-} | KIND_TEXTS
-TEXTS |= EVIDENCE_TEXTS | LOG_TEXTS | ARCHIVE_TEXTS | MONITORING_TEXTS
-
-
-def set_language(language: str) -> None:
-    """Chooses `es` or `en` for this run of the program."""
-    global _chosen  # noqa: PLW0603  the one piece of state: a command has one reader
-    _chosen = _LANGUAGES.index(language)
-
-
-def text(key: str, **facts: object) -> str:
-    """The text in the chosen language. A missing key is a bug (KeyError), found by the catalogue's test."""
-    return TEXTS[key][_chosen].format(**facts) if facts else TEXTS[key][_chosen]
-
-
-def refusal(kind: str, detail: str) -> str:
-    """One line for a person: `kind: what it means (detail)`; `kind: detail` where the catalogue does not know the kind."""
-    key = f"kind.{kind}"
-    if key not in TEXTS:
-        return f"{kind}: {detail}"
-    return f"{kind}: {text(key)}" + (f" ({detail})" if detail not in ("", kind) else "")
-
-
-def system_refusal(error: OSError) -> str:
-    """The same line for what the operating system refused: a missing directory, a full disk."""
-    said = error.strerror or str(error)
-    return refusal("command.failed", said if error.filename is None else f"{error.filename}: {said}")
+}
