@@ -121,7 +121,7 @@ def _under_anchor(anchor: Anchor, directory: Path) -> _Trust:
     failure: UnverifiedError | None = None
     for source in anchor.sources:
         try:
-            wanted = trusted.directory_received(read_file(place, DIRECTORY_BYTES_MAX), source, now_us=0)
+            wanted = trusted.directory_received(read_file(place, DIRECTORY_BYTES_MAX), source, now_us=None)
         except UnverifiedError as error:
             failure = error
             continue
