@@ -15,6 +15,7 @@ from cryptography import x509
 
 from appliance.clock import Clock
 from appliance.errors import RefusedError, UnverifiedError, XacbeError
+from appliance.model import certificates
 from appliance.model.identifiers import ClientId
 from appliance.trust import chains, ocsp
 from appliance.trust.global_configuration import CaCertificate, SecurityServer, SharedParameters
@@ -121,9 +122,9 @@ def _key(certificate: bytes) -> bytes:
 
 def _parse(certificate: bytes) -> x509.Certificate:
     try:
-        return x509.load_der_x509_certificate(certificate)
-    except ValueError:
-        raise PeerNotRegisteredError("the certificate cannot be read") from None
+        return certificates.read(certificate)
+    except certificates.CertificateMalformedError as error:
+        raise PeerNotRegisteredError(str(error)) from None
 
 
 def _check_responses(

@@ -105,6 +105,14 @@ def accept_any_purpose(context: ssl.SSLContext) -> None:
     _expect(_library().ssl.SSL_CTX_set_purpose(pointer, _PURPOSE_ANY) == 1, "a context without purpose")
 
 
+def bound_chain(context: ssl.SSLContext, issuers_max: int) -> None:
+    """For connections between boxes: at most so many authorities between the peer's certificate and an anchor. OpenSSL's own bound is a
+    hundred, each with a signature to verify, and whoever reaches the port chooses the chain.
+    """
+    pointer = c_void_p.from_address(id(context) + object.__basicsize__)
+    _library().ssl.SSL_CTX_set_verify_depth(pointer, issuers_max)
+
+
 def self_test() -> None:
     """A mutual TLS 1.3 handshake in memory, both keys behind callbacks. Raises TokenKeyUnusableError; call it before listening."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -152,6 +160,7 @@ class _Library:
         self.ssl.SSL_CTX_set_cert_verify_callback.argtypes = [c_void_p, _VERIFY, c_void_p]
         self.ssl.SSL_CTX_set_cert_verify_callback.restype = None
         self.ssl.SSL_CTX_set_purpose.argtypes = [c_void_p, c_int]
+        self.ssl.SSL_CTX_set_verify_depth.argtypes, self.ssl.SSL_CTX_set_verify_depth.restype = [c_void_p, c_int], None
         self.ssl.SSL_CTX_ctrl.argtypes, self.ssl.SSL_CTX_ctrl.restype = [c_void_p, c_int, c_long, c_void_p], c_long
         self.place = self.crypto.CRYPTO_get_ex_new_index(_CRYPTO_EX_INDEX_EC_KEY, c_long(0), None, None, None, None)
         # Never freed, like the two callbacks: keys of contexts that are gone may still point at it.

@@ -19,6 +19,7 @@ from appliance.hsm.wire import KeyRecord
 from appliance.journal import event
 from appliance.model import certificates
 from appliance.net import tls, token_key
+from appliance.trust.chains import ISSUERS_MAX
 from appliance.trust.global_configuration import SharedParameters
 
 PEER_KEY, INTERNAL_KEY = "tls-peer", "tls-internal"
@@ -100,6 +101,7 @@ class Contexts:
         self._foreign_client = tls.peer_client_context(self._anchors, loader, foreign=True) if self._foreign else None
         for context in filter(None, (self._server, self._client, self._foreign_client)):
             token_key.accept_any_purpose(context)  # `exchange.peer_trust` decides by the certificate's profile
+            token_key.bound_chain(context, ISSUERS_MAX)
         self._shown = self._chains[PEER_KEY][0]
         self.peer_ready.set()
         event(self._log, logging.INFO, "tls.peer_context_made", anchors=len(self._anchors))
