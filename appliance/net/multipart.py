@@ -8,6 +8,7 @@ LF and the CR before it. A nested multipart is the body of a part, read by a sec
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
@@ -27,6 +28,8 @@ _HEADERS_END = re.compile(rb"\n\r?\n")
 _PARAMETER = re.compile(r'\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)\s*(?:;|$)', re.DOTALL)
 
 Header = tuple[bytes, bytes]
+Hold = Callable[[int], None]
+"""Told of every byte that a reader keeps in memory, before it keeps it; may raise."""
 
 
 class MultipartMalformedError(PeerProtocolError):
@@ -279,6 +282,10 @@ def boundary_of(content_type: bytes) -> bytes:
     if boundary is None or not _BOUNDARY.fullmatch(boundary):
         raise MultipartMalformedError("a multipart content type without a boundary")
     return boundary
+
+
+def free(size: int) -> None:
+    """A `Hold` for one message at a time."""
 
 
 def make_boundary(prefix: bytes, random: bytes) -> bytes:

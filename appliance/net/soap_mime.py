@@ -16,12 +16,14 @@ import msgspec
 from appliance.errors import PeerProtocolError
 from appliance.net.multipart import (
     Header,
+    Hold,
     MultipartReader,
     PartBegan,
     PartData,
     PartEnded,
     PartOversizedError,
     boundary_of,
+    free,
     media_type,
     parameter,
 )
@@ -53,9 +55,9 @@ SoapEvent = SoapPart | BodyBegan | BodyData | BodyEnded
 class SoapReader:
     """Reads one message. Invariant: of the attachments nothing is held; the SOAP part is bounded and kept."""
 
-    def __init__(self, content_type: bytes | None, limits: TransportLimits, action: bytes | None = None) -> None:
+    def __init__(self, content_type: bytes | None, limits: TransportLimits, action: bytes | None = None, hold: Hold = free) -> None:
         """Raises SoapContentTypeError, MultipartMalformedError."""
-        self._content_type, self._limits, self._action = content_type or b"", limits, action
+        self._content_type, self._limits, self._action, self._told = content_type or b"", limits, action, hold
         kind = media_type(self._content_type)
         self._parts: MultipartReader | None = None
         self._headers: tuple[Header, ...] = ((b"Content-Type", self._content_type),)
@@ -134,6 +136,7 @@ class SoapReader:
         self._held_bytes += len(data)
         if self._held_bytes > self._limits.soap_bytes_max:
             raise PartOversizedError("SOAP message", self._limits.soap_bytes_max)
+        self._told(len(data))
         self._held.append(data)
 
     def _end_part(self, events: list[SoapEvent]) -> None:

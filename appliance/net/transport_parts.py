@@ -55,7 +55,7 @@ class OcspPartError(PeerProtocolError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportLimits:
-    """How much of a message is read. The small parts are kept in memory: a REST message costs at most 1.4 MiB, a SOAP message 2.3."""
+    """How much of a message is read. The small parts are kept in memory: a REST message costs at most 1.4 MiB, a SOAP message 4.3."""
 
     head_bytes_max: int = 64 << 10
     """REST; a SOAP head is content as well and may have soap_bytes_max."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from appliance.errors import PeerProtocolError
 from appliance.net.multipart import (
     Header,
+    Hold,
     MultipartReader,
     PartBegan,
     PartData,
@@ -21,6 +22,7 @@ from appliance.net.multipart import (
     boundary_of,
     closing,
     content_type_of,
+    free,
     make_boundary,
     media_type,
     part_begin,
@@ -82,8 +84,10 @@ class TransportReader:
     `expects`: the kinds of head that are welcome (REST_REQUEST at a provider, REST_RESPONSE at a client, SOAP at both).
     """
 
-    def __init__(self, boundary: bytes, expects: frozenset[str] = ANY_HEAD, limits: TransportLimits | None = None) -> None:
-        self._limits = limits or TransportLimits()
+    def __init__(
+        self, boundary: bytes, expects: frozenset[str] = ANY_HEAD, limits: TransportLimits | None = None, hold: Hold = free
+    ) -> None:
+        self._limits, self._hold = limits or TransportLimits(), hold
         # Head, body, chain result, chain, signature; and one more, so that content after the signature gets its own error.
         self._parts = MultipartReader(boundary, parts_max=self._limits.ocsp_parts_max + 6)
         self._expects = expects
@@ -175,6 +179,7 @@ class TransportReader:
         if self._type == REST_BODY:
             self._body_data(data, events)
         else:
+            self._hold(len(data))
             self._held.append(data)
 
     def _attachment_data(self, reader: MultipartReader, data: bytes, events: list[TransportEvent]) -> None:

@@ -241,6 +241,7 @@ class Relay:
         facts = {
             "exchanges_running": str(self.gates.running),
             "arriving": str(self.gates.arriving),
+            "held_bytes": str(self.gates.held_bytes),
             "connections": str(sum(one.connections for one in self.listeners)),
         }
         return waits, counters, facts

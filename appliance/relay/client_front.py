@@ -56,7 +56,7 @@ class _SoapSource:
         self._passage, self.received = passage, False
         if head.method != b"POST":
             raise SoapMethodError("a SOAP message is a POST")
-        reader = SoapReader(_only(head, b"content-type"), limits, _only(head, b"soapaction"))
+        reader = SoapReader(_only(head, b"content-type"), limits, _only(head, b"soapaction"), passage.hold)
         self._message = IncomingSoap(connection.next_chunk, reader, store)
 
     async def request(self, request_id: str) -> SoapRequest:

@@ -117,7 +117,7 @@ class PeerFront:
             envelope = transport_envelope.check_request(head.method, head.headers)
             course.request_id = envelope.request_id
             soap = not envelope.rest
-            reader = TransportReader(envelope.boundary, frozenset({SOAP if soap else REST_REQUEST}), self._limits)
+            reader = TransportReader(envelope.boundary, frozenset({SOAP if soap else REST_REQUEST}), self._limits, passage.hold)
             content_type, action = envelope.original_content_type, envelope.original_soap_action
             source = _Incoming(IncomingMessage(connection.next_chunk, reader, self._store, content_type, action), passage)
             sealed = await self._exchange(source, passage, certificate, course, facts)

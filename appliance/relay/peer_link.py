@@ -24,7 +24,7 @@ from appliance.net.tls_engine import Peer
 from appliance.net.transport_envelope import EnvelopeTypeError
 from appliance.net.transport_parts import REST_REQUEST, REST_RESPONSE, SOAP, HeadMissingError, TransportLimits
 from appliance.net.transport_protocol import TransportReader
-from appliance.relay import monitoring
+from appliance.relay import gates, monitoring
 from appliance.relay.bodies import BodyStore
 from appliance.relay.contexts import Contexts
 from appliance.relay.incoming import IncomingMessage, PeerFaultError
@@ -119,7 +119,7 @@ class PeerLink:
         envelope = transport_envelope.check_response(response.status, response.headers)
         if envelope.boundary is None:
             raise await _fault(connection)
-        reader = TransportReader(envelope.boundary, frozenset({expected}), self._limits)
+        reader = TransportReader(envelope.boundary, frozenset({expected}), self._limits, gates.hold)
         message = IncomingMessage(connection.next_chunk, reader, self._store, envelope.original_content_type)
         await message.head()
         return await message.rest()

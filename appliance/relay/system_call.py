@@ -22,7 +22,7 @@ from appliance.net.soap_protocol import ServiceAnswerError
 from appliance.net.soap_reader import read_fault
 from appliance.net.tls_engine import Peer
 from appliance.net.transport_parts import TransportLimits
-from appliance.relay import monitoring
+from appliance.relay import gates, monitoring
 from appliance.relay.bodies import BodyStore
 from appliance.relay.incoming import IncomingSoap, PeerFaultError
 from appliance.relay.outgoing import Outgoing
@@ -125,7 +125,7 @@ class SystemCaller:
         if response.status not in SOAP_STATUSES:
             raise ServiceBrokenError(f"the service answered with status {response.status}")
         try:
-            reader = SoapReader(response.header(b"content-type"), self._limits)
+            reader = SoapReader(response.header(b"content-type"), self._limits, hold=gates.hold)
             message = IncomingSoap(connection.next_chunk, reader, self._store)
             part = await message.head()
             fault = read_fault(part.data)

@@ -3,10 +3,12 @@ the information system sees none of them, and honest exchanges go on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +22,7 @@ from appliance.messagelog.wire import Seal
 from appliance.model.identifiers import ClientId, ServiceId
 from appliance.net.multipart import closing, part_begin
 from appliance.net.transport_parts import REST_RESPONSE
+from appliance.relay.gates import HELD_BYTES_MAX
 from appliance.seal import xades
 from provisioning.lab import network
 from tests.boxes.box_in_foreign_hands import CLOSED, SEALED, ForeignBox, Message, pieces_without_end
@@ -377,3 +380,48 @@ def test_a_certificate_of_the_right_authority_is_not_enough(box: ForeignBox, day
 def test_the_seal_key_carries_no_message(box: ForeignBox) -> None:
     assert box.send(_good(box), keys=box.seal) == "server.serverproxy.ssl_authentication_failed"
     honest_exchange(box)
+
+
+# -- who fills the memory
+
+
+@pytest.mark.case("T44")
+def test_soap_parts_that_never_end_fill_half_of_the_room_and_others_are_served(box: ForeignBox) -> None:
+    """250 of them were 270 MiB, more than a relay may have: from one address only so much is kept, and what comes on top is told so."""
+    (pid,) = box.lab.pids(2, "relay")
+    size, sent = 1 << 20, 40
+    before_mib = resident_mib(pid)
+    open_part = _part(box, b"text/xml; charset=UTF-8", first=True) + b"<s:Envelope>"
+    envelope = box.envelope(x_road_message_type=b"") + b"Content-Length: %d\r\n\r\n" % (2 * size)
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(box.connection(box.tls, f"{BASE}.66")) for _ in range(sent)]
+        for sock in socks:
+            with contextlib.suppress(ConnectionError, ssl.SSLError, TimeoutError):
+                sock.sendall(envelope + open_part + b" " * size)
+        honest_exchange(box)
+        refused = [code for sock in socks if (code := _told_so_far(sock))]
+
+        assert refused == [FAULT + "internal_error"] * len(refused)
+        assert sent - HELD_BYTES_MAX // 2 // size <= len(refused) < sent
+        assert resident_mib(pid) - before_mib < 3 * HELD_BYTES_MAX // 2 >> 20
+    honest_exchange(box)
+    message = box.message()
+    deadline = time.monotonic() + 10
+    while (told := box.send(message.content(box.boundary))) != SEALED:  # what was held is let go
+        assert time.monotonic() < deadline, told
+        message = box.message()
+
+
+def _told_so_far(sock: ssl.SSLSocket) -> str:
+    """The code of the fault that is there already; empty where the other side still listens."""
+    sock.settimeout(0.2)
+    try:
+        data = sock.recv(65536)
+    except (TimeoutError, ssl.SSLError, ConnectionError):
+        return ""
+    return data.partition(b"<faultcode>")[2].partition(b"</faultcode>")[0].decode()
+
+
+def resident_mib(pid: int) -> float:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:")) / 1024

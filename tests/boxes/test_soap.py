@@ -15,6 +15,7 @@ import zeep
 from lxml import etree
 from zeep.transports import Transport
 
+from appliance.net.soap_reader import SOAP_BYTES_MAX
 from tests.boxes.conftest import Lab
 from tests.boxes.soap_client import envelope, fault_code, headers, post, provider, related
 
@@ -102,6 +103,23 @@ def test_attachments_arrive_as_they_were_sent(lab: Lab, sizes: tuple[int, ...]) 
     assert found.get("algorithmId") == "http://www.w3.org/2001/04/xmlenc#sha512"
 
 
+def test_a_soap_part_of_nearly_three_mib_goes_all_the_way_and_into_both_logs(lab: Lab, tmp_path: Path) -> None:
+    query, padding = f"soap-large-{lab.directory.name}", "ñ" * ((SOAP_BYTES_MAX >> 1) - 2000)
+    soap = envelope(lab, "consultaVehiculo", f"<placa>UTP-01-01</placa><relleno>{padding}</relleno>", query=query)
+
+    answer = post(lab, soap)
+
+    assert fault_code(answer) == "", answer.text[:500]
+    for number in (1, 2):
+        file = tmp_path / f"{number}.asice"
+        done = lab.xacbe(number, "log", "export", query, "--request", "--wait", "10", "--reason", "prueba", "--out", str(file))
+        assert done.returncode == 0, done.stderr
+        with zipfile.ZipFile(file) as archive:
+            assert archive.read("message.xml") == soap
+    beyond = post(lab, soap.replace(b"</relleno>", b" " * 5000 + b"</relleno>"))
+    assert fault_code(beyond) == "client.invalid_message"
+
+
 @pytest.mark.rule("IV.3.III")
 def test_every_message_is_in_both_logs_and_its_container_holds_the_attachments(lab: Lab, tmp_path: Path) -> None:
     query, contents = f"soap-{lab.directory.name}", [b"uno", bytes(100_000), b"tres\r\n--x"]
@@ -165,7 +183,9 @@ XML_CASES = {
     "undefined entity": ("invalid_xml", {"body": "&nada;"}),
     "deep nesting": ("invalid_xml", {"body": "<a>" * 100_000}),
     "deep nesting that ends": ("invalid_xml", {"body": "<a>" * 300 + "</a>" * 300}),
-    "huge attribute": ("invalid_message", {"body": f'<a b="{"x" * (1 << 21)}"/>'}),
+    "huge attribute": ("invalid_message", {"body": f'<a b="{"x" * (1 << 22)}"/>'}),
+    "a million elements": ("invalid_xml", {"body": "<a/>" * 700_000}),
+    "300,000 attributes": ("invalid_xml", {"body": "<a " + " ".join(f'a{at:x}=""' for at in range(302_000)) + "/>"}),
     "another encoding": ("invalid_content_type", {"prolog": '<?xml version="1.0" encoding="UTF-7"?>'}),
     "header twice": ("duplicate_header_field", {"header": "<xrd:id>otro</xrd:id>"}),
     "not XML": ("invalid_xml", {"prolog": "x"}),

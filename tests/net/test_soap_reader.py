@@ -10,6 +10,7 @@ from appliance.errors import XacbeError
 from appliance.model.identifiers import ClientId, ServiceId
 from appliance.model.xml_input import XmlRefusedError
 from appliance.net.soap_reader import (
+    MARKS_MAX,
     SoapHeaderDuplicateError,
     SoapHeaderMissingError,
     SoapMalformedError,
@@ -79,6 +80,16 @@ def test_an_answer_is_the_providers() -> None:
 def test_what_is_no_soap_message_of_x_road_is_refused(data: bytes, error: type[XacbeError]) -> None:
     with pytest.raises(error):
         read_header(data)
+
+
+@pytest.mark.case("T05")
+def test_a_list_of_100_000_rows_is_read_and_more_elements_or_attributes_than_that_are_refused_unparsed() -> None:
+    assert read_header(envelope(body=f"<x:ping xmlns:x='urn:x'>{'<r>1</r>' * 100_000}</x:ping>")).body_name == "ping"
+
+    many = " ".join(f'a{at}=""' for at in range(MARKS_MAX))
+    for body in ("<a/>" * MARKS_MAX, f"<a {many}/>"):
+        with pytest.raises(XmlRefusedError, match="more than 300000 marks"):
+            read_header(envelope(body=f"<x:ping xmlns:x='urn:x'>{body}"))
 
 
 def test_a_fault_is_told_from_a_message() -> None:
