@@ -106,7 +106,8 @@ class Metadata:
         for tag, text in (("serviceCode", code), ("serviceVersion", version)):
             if text is not None:
                 etree.SubElement(told, f"{{{XROAD}}}{tag}").text = text
-        return soap_answer(request, told, (b"text/xml; charset=UTF-8", wsdl.rewritten(await self._descriptions.read(service))))
+        content_id = f"wsdl={service.document[:32]}@x-road.eu".encode()  # X-Road's form, with a random number
+        return soap_answer(request, told, (b"text/xml", wsdl.rewritten(await self._descriptions.read(service))), content_id=content_id)
 
 
 def _offered(request: Request, asked: Asked, kinds: tuple[str, ...]) -> list[Service]:

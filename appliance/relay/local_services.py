@@ -120,10 +120,10 @@ class LocalServices:
         accepted = [one.partition(b";")[0].strip().lower() for value in _values(head, b"accept") for one in value.split(b",")]
         if b"application/json" in accepted:
             answer.give(
-                200, [(b"Content-Type", b"application/json;charset=utf-8")], catalogue.client_list_json(shared.members, shared.instance)
+                200, [(b"Content-Type", b"application/json; charset=utf-8")], catalogue.client_list_json(shared.members, shared.instance)
             )
         else:
-            answer.give(200, [(b"Content-Type", b"text/xml;charset=utf-8")], catalogue.client_list_xml(shared.members, shared.instance))
+            answer.give(200, [(b"Content-Type", b"text/xml; charset=UTF-8")], catalogue.client_list_xml(shared.members, shared.instance))
 
     async def _signed_documents(self, connection: ServerConnection, head: RequestHead, answer: LocalAnswer, facts: dict[str, str]) -> None:
         wanted = signed_documents.parse(_query(head))

@@ -18,7 +18,10 @@ from lxml import etree
 from appliance.model.xml_input import parse_known
 
 _DS, _XADES = "{http://www.w3.org/2000/09/xmldsig#}", "{http://uri.etsi.org/01903/v1.3.2#}"
-_DECLARATION = re.compile(rb'<\?xml version="1\.0" encoding="(?:UTF-8|utf-8)"(?: standalone="(?:no|yes)")?\?>')
+_SIGNATURE_DECLARATION, _CHAIN_DECLARATION = (
+    re.compile(rb'<\?xml version="1\.0" encoding="(?:UTF-8|utf-8)"(?: standalone="%b")?\?>' % word) for word in (b"no", b"yes")
+)
+"""Java's serialiser says `no` of a signature, JAXB `yes` of a chain; others neither."""
 _LINE = 76
 """Of base64 with line breaks: RFC 2045, as Java's encoder."""
 _BASE64 = frozenset(
@@ -45,11 +48,11 @@ _ATTRIBUTES = {
 _NUMBERED = {_XADES + "EncapsulatedOCSPValue": "ocsp-response", _XADES + "EncapsulatedX509Certificate": "encapsulated-cert"}
 
 
-def is_serialised(document: bytes, root: etree._Element, line_end: bytes = b"") -> bool:
+def is_serialised(document: bytes, root: etree._Element, declaration: re.Pattern[bytes], line_end: bytes = b"") -> bool:
     """Whether a serialiser writes these bytes for this tree: a plain declaration, `line_end`, the tree with empty elements in one of two
     styles, `line_end`.
     """
-    declared = _DECLARATION.match(document)
+    declared = declaration.match(document)
     if declared is None or not document.startswith(line_end, declared.end()) or not document.endswith(b">" + line_end):
         return False
     written = document[declared.end() + len(line_end) : len(document) - len(line_end)]
@@ -64,7 +67,7 @@ def is_serialised(document: bytes, root: etree._Element, line_end: bytes = b"") 
 def wrong_in_signature(document: bytes) -> str:
     """What in a signature document that was read is not as a security server writes it; empty: nothing."""
     root = parse_known(document, bytes_max=len(document), instructions=True)
-    if not is_serialised(document, root):
+    if not is_serialised(document, root, _SIGNATURE_DECLARATION):
         return "not written as a serialiser writes it"
     own_form = root.tag != _DS + "Signature"  # a bare Signature is the DSS library's, with Ids of its own
     signature = root[0] if own_form else root
@@ -105,7 +108,7 @@ def has_chain_form(document: bytes) -> bool:
     """
     root = parse_known(document, bytes_max=len(document), instructions=True)
     spread = bool(root.text)
-    if not is_serialised(document, root, b"\n" if spread else b""):
+    if not is_serialised(document, root, _CHAIN_DECLARATION, b"\n" if spread else b""):
         return False
     for element in root.iter():
         if len(element.attrib) > 1:

@@ -186,9 +186,8 @@ class ForeignBox:
         assert time.monotonic() < deadline, "no answer in time"
         return _told(answer)
 
-    def connection(self, keys: Keys, source: str = "") -> ssl.SSLSocket:
-        """`source`: from this address; otherwise all of a laboratory come from 127.0.0.1."""
-        raw = socket.create_connection((self.address, PEER_PORT), timeout=ANSWER_S_MAX, source_address=(source, 0))
+    def connection(self, keys: Keys) -> ssl.SSLSocket:
+        raw = socket.create_connection((self.address, PEER_PORT), timeout=ANSWER_S_MAX)
         return self._context(keys).wrap_socket(raw)
 
     def envelope(self, **instead: bytes) -> bytes:

@@ -106,7 +106,10 @@ def attachment(answer: requests.Response) -> tuple[bytes, bytes]:
     """The SOAP part and the only attachment."""
     head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode()
     message = BytesParser(policy=email.policy.HTTP).parsebytes(head + answer.content)
-    soap, attached = (part.get_payload(decode=True) for part in message.iter_parts())
+    soap_part, attachment_part = message.iter_parts()
+    assert attachment_part.get_content_type() == "text/xml"
+    assert re.fullmatch(r"<wsdl=[0-9a-f]+@x-road\.eu>", attachment_part["Content-ID"])  # as X-Road names it
+    soap, attached = soap_part.get_payload(decode=True), attachment_part.get_payload(decode=True)
     assert isinstance(soap, bytes)
     assert isinstance(attached, bytes)
     return soap, attached

@@ -181,6 +181,22 @@ def test_what_x_road_wrote_we_write_byte_for_byte(name: str) -> None:
 
 
 @pytest.mark.case("T04")
+@pytest.mark.parametrize(("part", "said", "changed"), [(b"<asic:", b"no", b"yes"), (b"<ns2:HashChain ", b"yes", b"no")])
+def test_a_document_declares_itself_as_its_serialiser_does(part: bytes, said: bytes, changed: bytes) -> None:
+    """Nobody signs the declaration; what X-Road never writes was written by somebody else."""
+    data = (VECTORS / "generated/wire-by-xroad/j-1.bin").read_bytes()
+    before, found, after = data.partition(part)
+    start, _, end = before.rpartition(b'standalone="%b"' % said)
+    assert found
+    at_us = to_us(datetime.fromisoformat(AT))
+    configuration = load_directory(VECTORS / "generated/conf-LAB")
+
+    for declared, verdict in ((said, "valid"), (changed, "invalid")):
+        whole = b"".join((start, b'standalone="%b"' % declared, end, found, after))
+        assert judge([whole], configuration, at_us).verdict == verdict
+
+
+@pytest.mark.case("T04")
 def test_no_changed_byte_of_framing_head_body_or_result_is_believed() -> None:
     data = (VECTORS / "generated/wire-by-python/w-rest-req-body.bin").read_bytes()
     configuration = load_directory(VECTORS / "generated/conf-LAB")
