@@ -17,6 +17,7 @@ from appliance.access import catalogue, wsdl
 from appliance.access.descriptions import Changes, Operation, compare, operations
 from appliance.access.rights import OPENAPI3, WSDL, Service
 from appliance.commands.verbs import FILE_BYTES_MAX, UnreadableError, configuration, done, print_json, printable, read_file, supervisor
+from appliance.commands.yaml_input import as_json
 from appliance.model.identifiers import ServiceId
 from appliance.supervision.wire import ChangeDescription, ChangeServices, LocalConfiguration
 from appliance.texts import text
@@ -24,8 +25,13 @@ from appliance.texts import text
 FETCH_S_MAX = 10
 
 
-def fetch(source: str) -> bytes:
-    """The description itself, at most FILE_BYTES_MAX. Raises UnreadableError."""
+def fetch(source: str, kind: str) -> bytes:
+    """The description itself, at most FILE_BYTES_MAX; an OpenAPI one as JSON, whatever it was. Raises UnreadableError, DescriptionError."""
+    document = _fetch(source)
+    return document if kind == WSDL else as_json(document)
+
+
+def _fetch(source: str) -> bytes:
     if not _is_url(source):
         return read_file(Path(source))
     try:
@@ -101,7 +107,7 @@ def refresh(arguments: argparse.Namespace, subsystem: str) -> int:
 def _read_again(services: list[Service], known: LocalConfiguration, code: str | None) -> _Refreshed:
     """`code`: only this service was asked for."""
     source, kind = services[0].description, services[0].kind
-    document = fetch(source)
+    document = fetch(source, kind)
     if kind == WSDL:
         found = tuple(one for one in wsdl.operations_of(document) if code in (None, one.code))
     else:

@@ -79,7 +79,7 @@ def _add(arguments: argparse.Namespace, subsystem: str) -> int:
         not arguments.disabled,
         certificates(arguments.certificate),
     )
-    document = descriptions.fetch(source) if source else b""
+    document = descriptions.fetch(source, kind) if source else b""
     if kind == WSDL:
         return descriptions.add_wsdl(arguments, subsystem, service, document)
     supervisor(arguments).call("change_services", ChangeServices(service, document=document))

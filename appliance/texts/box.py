@@ -436,7 +436,7 @@ BOX_TEXTS: dict[str, tuple[str, str]] = {
     "service.code": ("código del servicio", "service code"),
     "service.url": ("dirección del sistema de información: http:// o https://", "address of the information system: http:// or https://"),
     "service.kind": ("REST; con descripción, OPENAPI3 o WSDL (SOAP)", "REST; with a description, OPENAPI3 or WSDL (SOAP)"),
-    "service.description": ("OpenAPI 3 en JSON, o WSDL: archivo o dirección", "OpenAPI 3 in JSON, or WSDL: file or address"),
+    "service.description": ("OpenAPI 3 en JSON o YAML, o WSDL: archivo o dirección", "OpenAPI 3 in JSON or YAML, or WSDL: file or address"),
     "service.version": ("sólo esta versión de un servicio SOAP", "only this version of a SOAP service"),
     "service.refresh": (
         "leer otra vez las descripciones y ver qué cambió; nada cambia sin --apply",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 
 from appliance import settings
 from appliance.access import catalogue, wsdl
+from appliance.commands import yaml_input
 from appliance.courier import sftp_frames
 from appliance.errors import UNREADABLE
 from appliance.exchange import notices, signed_documents
@@ -21,6 +23,7 @@ from appliance.messagelog import wire as log_wire
 from appliance.model import xml_input
 from appliance.net import frames, sparkplug
 from appliance.trust import directory, global_configuration, optional_parts
+from tests.commands.test_yaml_input import DESCRIPTION as YAML
 from tests.fuzz.of_evidence import CA, TSA
 from tests.fuzz.target import REFERENCE, Target
 from tests.messagelog import drafts
@@ -216,6 +219,12 @@ def _wsdl(data: bytes) -> None:
     wsdl.rewritten(data)
 
 
+def _yaml(data: bytes) -> None:
+    found = yaml_input.as_json(data)
+    if found is not data:
+        json.loads(found)
+
+
 def _openapi(data: bytes) -> None:
     catalogue.endpoints_of(data)
     catalogue.rewritten_description(data)
@@ -245,5 +254,6 @@ TARGETS: tuple[Target, ...] = (
     Target("asic-query", _asic_query, lambda: (QUERY,), 6),
     Target("wsdl", _wsdl, lambda: ((REFERENCE / "vehiculos.wsdl").read_bytes(),), 2),
     Target("openapi", _openapi, lambda: ((REFERENCE / "openapi.json").read_bytes(),), 3),
+    Target("yaml", _yaml, lambda: (YAML,), 3),
     Target("xml", _xml, lambda: (b'<?xml version="1.0"?><a xmlns:b="c"><b:d e="f">g&amp;</b:d><h/></a>',), 6),
 )  # fmt: skip
