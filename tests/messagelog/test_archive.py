@@ -298,6 +298,41 @@ def test_the_command_checks_archives_in_order_and_gives_the_containers(
     assert xacbe(["archive", "verify", files[0]]) == 1
 
 
+def test_the_command_shows_what_an_archive_holds_and_says_where_it_is_none(
+    box: LogBox, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[MadeArchive] = []
+
+    async def act(recorder: Recorder) -> None:
+        for number in range(2):
+            await append(recorder, box.appends([f"Q {number}/é"], body=b"said")[0])
+            made.extend(await archivist(recorder, box, place).run_once())
+
+    played(box, act)
+    identity = tmp_path / "identity"
+    identity.write_text(f"{IDENTITY}\n")
+    line = ["archive", "show", "--language", "en", "--identity", str(identity)]
+    second = str(place / made[1].file)
+
+    assert xacbe([*line, "--json", second]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["file"], found["digest"]) == (made[1].file, made[1].digest)
+    assert (found["follows"], found["follows_file"]) == (made[0].digest, made[0].file)
+    assert [(one["query_id"], one["direction"], one["record"]) for one in found["containers"]] == [("Q 1/é", "request", str(made[1].last))]
+    assert xacbe([*line, second]) == 0
+    assert made[0].file in capsys.readouterr().out
+
+    plain = tmp_path / made[1].file.removesuffix(".age")
+    plain.write_bytes(opened(place / made[1].file).replace(b"request", b"requesT", 1))
+    assert xacbe([*line, str(plain)]) == 1
+    assert "said" not in capsys.readouterr().err
+    other = tmp_path / "other"
+    other.write_text(f"{pyrage.x25519.Identity.generate()}\n")
+    assert xacbe(["archive", "show", "--identity", str(other), second]) == 1
+    assert xacbe(["archive", "show", second]) == 1
+    assert "Q 1" not in capsys.readouterr().out
+
+
 def test_a_link_is_empty_where_nothing_was_archived() -> None:
     assert Link() == Link("", "")
     assert NOON_US > 0
