@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 LANG_XACBE ?= es
 DEBIAN := python3-venv python3-dev gcc pkg-config libtss2-dev softhsm2 p11-kit p11-kit-modules opensc swtpm swtpm-tools tpm2-tools \
           mosquitto mosquitto-clients openssl curl procps
-# The browser that judges verify.html, judges of containers that are not ours, and of what a process asks the kernel for.
-DEBIAN_TEST := chromium-headless-shell xmlsec1 unzip strace openssh-client openssh-sftp-server libwrap0
+# The browser that judges verify.html, judges of containers that are not ours, of units, and of what a process asks the kernel for.
+DEBIAN_TEST := chromium-headless-shell systemd xmlsec1 unzip strace openssh-client openssh-sftp-server libwrap0
 # An S3-compatible service that is not ours: it takes a minute to start, so its tests run at night.
 DEBIAN_NIGHTLY := python3-swift
 DEBIAN_BENCH := nginx-light wrk
@@ -34,10 +34,16 @@ endef
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
 
-test: setup
+test: setup build/scan/.ready
 	@$(call install,$(DEBIAN_TEST))
 	@$(unpack_sshd)
 	@$(BIN)/python -m pytest $(T)
+
+# A TLS scanner that wants an older `cryptography` than ours: an environment of its own.
+build/scan/.ready: tests/scan/requirements.lock | debian
+	@test -x build/scan/bin/python || $(PYTHON) -m venv build/scan
+	@build/scan/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 # Power cuts of a guest that runs the real recorder, and thousands of crash states of its disk. As root: disks are mounted.
 crash-test: setup
@@ -67,7 +73,7 @@ verify.html: setup
 	@$(BIN)/ceiqroo verify --html $@
 
 # Long runs: deep fuzzing, many seeds, many kills.
-nightly: setup
+nightly: setup build/scan/.ready
 	@$(call install,$(DEBIAN_TEST) $(DEBIAN_CRASH) $(DEBIAN_NIGHTLY))
 	@$(unpack_sshd)
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest -m 'crash or not crash' $(T)

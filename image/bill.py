@@ -34,6 +34,20 @@ def python_parts(lock: str) -> list[dict[str, Any]]:
     return parts
 
 
+def of_python(repository: Path) -> dict[str, Any]:
+    """CycloneDX of what `pip` installs on a box, from its lock: the part of the bill that needs no image. The same lock, the same bytes."""
+    lock = (repository / wheels.LOCK).read_text()
+    own = f"pkg:pypi/xacbe@{VERSION}"
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, lock)}",
+        "version": 1,
+        "metadata": {"component": {"type": "application", "bom-ref": own, "name": "xacbe", "version": VERSION, "purl": own}},
+        "components": python_parts(lock),
+    }
+
+
 def write(repository: Path, out: Path, root_hash: str) -> Path:
     """Makes `sbom.cdx.json` from the package states that the build kept. Raises ImageError."""
     root = out / "bill-root"
