@@ -7,8 +7,8 @@ only with its time stamp, or provisionally within the grace that CEIQROO signed;
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from appliance.clock import to_us
 from appliance.errors import UnverifiedError
@@ -44,19 +44,24 @@ def verified(sealed: Sealed, head_digest: bytes, sender: ClientId, shared: Share
     timed = Seal(seal.signature, seal.chain_result, seal.chain, facts.ocsp.produced_at_us, facts.ocsp.this_update_us)
     # Only signed bytes go into the key: OCSP response, certificate values and layout of the document can be exchanged by anybody.
     replay_key = hashlib.sha512(facts.signed_digest + head_digest).digest()
-    return replace(sealed, seal=timed, replay_key=replay_key, signed_at_us=_signed_at_us(facts.signing_time, at_us))
+    return Sealed(sealed.head, sealed.body, timed, replay_key, _signed_at_us(facts.signing_time, at_us), sealed.soap)
 
 
 def _signed_at_us(signing_time: str, at_us: int) -> int:
     """The guard against replay remembers a seal for eight hours from its signed time: an older one must not come in."""
-    try:
-        moment = datetime.fromisoformat(signing_time)
-        signed_at_us = to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        raise SealTooOldError("the signing time cannot be read") from None
+    signed_at_us = _read_us(signing_time)
     if abs(at_us - signed_at_us) > EVIDENCE_GAP_MAX_US:
         raise SealTooOldError(f"sealed {abs(at_us - signed_at_us) // 60_000_000} minutes from now")
     return signed_at_us
+
+
+@lru_cache(maxsize=64)  # one for each batch
+def _read_us(signing_time: str) -> int:
+    try:
+        moment = datetime.fromisoformat(signing_time)
+        return to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        raise SealTooOldError("the signing time cannot be read") from None
 
 
 def check_delivery(seal: Seal, appended: Appended) -> None:

@@ -151,15 +151,23 @@ class DataKeys:
 
     # -- writing
 
+    def at_hand(self, group: str) -> tuple[Epoch, GroupKey] | None:
+        """What `sealing_with` gives, where nothing need be waited for; else None, and nothing is counted."""
+        epoch = self._current
+        key = None if epoch is None else epoch.groups.get(group)
+        if epoch is None or key is None:
+            return None
+        self._sealing[key.number] += 1
+        return epoch, key
+
     async def sealing_with(self, group: str) -> tuple[Epoch, GroupKey]:
         """What seals a message of this subsystem now; its key is not erased before `sealed` was called, once.
 
         Raises LogKeyAbsentError, LogFullError, SyncFailedError.
         """
-        epoch = self._current
-        if epoch is not None and (key := epoch.groups.get(group)) is not None:
-            self._sealing[key.number] += 1
-            return epoch, key
+        held = self.at_hand(group)
+        if held is not None:
+            return held
         with suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), FIRST_TRY_S_MAX)
         async with self._making:

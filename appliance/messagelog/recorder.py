@@ -20,7 +20,7 @@ from appliance.clock import Clock
 from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
 from appliance.journal import event
 from appliance.messagelog import audit, growth
-from appliance.messagelog.bodies import Bodies
+from appliance.messagelog.bodies import Bodies, Claimed
 from appliance.messagelog.checkpoints import Checkpoints, Signer
 from appliance.messagelog.custodian import Custodian
 from appliance.messagelog.data_keys import DataKeys
@@ -275,33 +275,61 @@ class Recorder:
             raise
         return await answer
 
+    def append_at_once(self, caller: str, payload: bytes) -> asyncio.Future[Appended] | None:
+        """`append` where nothing need be waited for before the writer has it, as nearly always: without the cost of a task.
+
+        None: there is something, and nothing was done yet. Raises what `append` raises.
+        """
+        request = _append.decode(payload)
+        if request.body_file is not None:
+            return None
+        self._check(request)
+        group = group_of(request.side, request.client, request.service)
+        held = self.keys.at_hand(group)
+        if held is None:
+            return None
+        epoch, group_key = held
+        key = None
+        try:
+            signature = self._signatures.entry(request.seal, epoch)
+            key = self._claim(request)
+            self._leave_body_out(request, group)
+            return self._submit(request, signature, key, epoch, group_key)
+        except BaseException:
+            self._given_up(request, key, group_key)
+            raise
+
     async def _accept(self, request: Append) -> asyncio.Future[Appended]:
         """Checks, and hands over to the writer. Nothing of it is durable when this raises."""
+        self._check(request)
+        group = group_of(request.side, request.client, request.service)
+        epoch, group_key = await self._or_stop(self.keys.sealing_with(group))
+        key = None
+        try:
+            signature = self._signatures.entry(request.seal, epoch)
+            key = self._claim(request)
+            self._leave_body_out(request, group)
+            claimed = None if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
+            return self._submit(request, signature, key, epoch, group_key, claimed)
+        except CorruptStateError as error:  # a body's sync failed: nothing is known any more (T35)
+            self._stop(error)
+            raise
+        except BaseException:
+            self._given_up(request, key, group_key)
+            raise
+
+    def _given_up(self, request: Append, key: bytes | None, group_key: GroupKey) -> None:
+        """It is no record, and will be none: it may come again."""
+        if key is not None:
+            self._guard.release(key, request.signed_at_us)
+        self.keys.sealed(group_key)
+
+    def _check(self, request: Append) -> None:
         if request.side not in (CLIENT, PROVIDER) or request.direction not in (REQUEST, RESPONSE):
             raise AppendMalformedError("neither request nor response of a side of ours")
         if request.attachment_bytes and (sum(request.attachment_bytes) != request.body_bytes or min(request.attachment_bytes) < 0):
             raise AppendMalformedError("attachments that are not the body")
         self.stamper.stamps.check_room()
-        epoch, group_key = await self._or_stop(self.keys.sealing_with(group_of(request.side, request.client, request.service)))
-        try:
-            return await self._accept_under(request, epoch, group_key)
-        except BaseException:
-            self.keys.sealed(group_key)
-            raise
-
-    async def _accept_under(self, request: Append, epoch: Epoch, group_key: GroupKey) -> asyncio.Future[Appended]:
-        """As `_accept`, with the keys of the moment."""
-        signature = self._signatures.entry(request.seal, epoch)
-        key = self._claim(request)
-        try:
-            return await self._submit(request, signature, key, epoch, group_key)
-        except CorruptStateError as error:  # a body's sync failed: nothing is known any more (T35)
-            self._stop(error)
-            raise
-        except BaseException:
-            if key is not None:
-                self._guard.release(key, request.signed_at_us)
-            raise
 
     def _claim(self, request: Append) -> bytes | None:
         if not request.received:
@@ -311,13 +339,17 @@ class Recorder:
         self._guard.claim(request.replay_key, request.signed_at_us, self._clock.now_us())
         return request.replay_key
 
-    async def _submit(
-        self, request: Append, signature: Signature, key: bytes | None, epoch: Epoch, group_key: GroupKey
+    def _submit(
+        self,
+        request: Append,
+        signature: Signature,
+        key: bytes | None,
+        epoch: Epoch,
+        group_key: GroupKey,
+        claimed: Claimed | None = None,
     ) -> asyncio.Future[Appended]:
         """Hands the record to the writer; the future is the answer. Nothing of it is durable when this raises."""
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._leave_body_out(request)
-        claimed = None if request.body_file is None else await self._bodies.claim(request.body_file, request.body_bytes)
         body, body_key, digest = (None, None, None) if claimed is None else (claimed.handle, claimed.key, claimed.digest)
         entry = entry_of(request, key, self.keys, epoch, group_key, digest)
         said = MessageContent(request.message, request.body, request.seal.chain, body_key)
@@ -355,9 +387,9 @@ class Recorder:
             raise
         return answer
 
-    def _leave_body_out(self, request: Append) -> None:
+    def _leave_body_out(self, request: Append, group: str) -> None:
         """Where the subsystem's terms keep no bodies: only the digest is logged. The relay still has the file until it has delivered."""
-        if self.custodian.terms.of(group_of(request.side, request.client, request.service)).bodies:
+        if self.custodian.terms.of(group).bodies:
             return
         if request.body_file is not None:
             self._bodies.drop(request.body_file)

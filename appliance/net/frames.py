@@ -7,7 +7,6 @@ a struct that the owner of the operation declares. A frame of kind ANSWER_WITH_D
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import msgspec
 
@@ -27,8 +26,7 @@ class FrameError(PeerProtocolError):
     kind = "frame.malformed"
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One frame: `name` is the operation of a request, empty in answers."""
 
     kind: int
@@ -67,23 +65,31 @@ class FrameReader:
     """Cuts a byte stream into frames. Invariant: any cut of the same bytes gives the same frames."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._held = bytearray()
+        self._wanted = 0
+        """So many bytes have to be there before there is anything to cut."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are complete now. Raises FrameError."""
-        self._buffer += data
-        buffer, at, frames = self._buffer, 0, []
+        frames: list[Frame] = []
+        if self._held:
+            self._held += data
+            if len(self._held) < self._wanted:
+                return frames
+            data = bytes(self._held)
+        buffer, at = data, 0
+        self._wanted = _HEAD.size
         while len(buffer) - at >= _HEAD.size:
             length, kind, call, name_length = _HEAD.unpack_from(buffer, at)
             if not _AFTER_LENGTH + name_length <= length <= FRAME_BYTES_MAX or kind > ANSWER_WITH_DESCRIPTOR:
                 raise FrameError(f"frame of {length} bytes, kind {kind}")
             end = at + 4 + length
             if len(buffer) < end:
+                self._wanted = end - at
                 break
             name_at = at + _HEAD.size
             name = buffer[name_at : name_at + name_length].decode("ascii", "replace")
-            frames.append(Frame(kind, call, name, bytes(buffer[name_at + name_length : end])))
+            frames.append(Frame(kind, call, name, buffer[name_at + name_length : end]))
             at = end
-        if at:
-            del buffer[:at]
+        self._held = bytearray(buffer[at:])
         return frames

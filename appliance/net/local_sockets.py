@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import errno
+import functools
 import os
 import pwd
 import socket
@@ -88,6 +89,10 @@ class Reply:
 
 Handler = Callable[[str, bytes], Awaitable[object]]
 """`await handler(caller, payload)`: decodes its own request struct, returns a struct, None or a Reply; raises XacbeError leaves."""
+
+
+AtOnce = Callable[[str, bytes], "asyncio.Future[Any] | None"]
+"""The same without a task: begins now and gives the answer's future. None: nothing was begun, the Handler has to do it."""
 
 
 class NeighbourAwayError(UnavailableError):
@@ -248,7 +253,16 @@ class _Stream:
 class LocalServer:
     """Answers the operations of one process, to the callers that the topology names."""
 
-    def __init__(self, owner: str, handlers: dict[str, Handler], *, expected_users: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        owner: str,
+        handlers: dict[str, Handler],
+        *,
+        expected_users: dict[str, int] | None = None,
+        at_once: dict[str, AtOnce] | None = None,
+    ) -> None:
+        """`at_once`: of the handlers' operations, those on the way of every message."""
+        self._at_once = at_once or {}
         self._owner, self._handlers, self._users = owner, handlers, expected_users or {}
         self.counts: dict[str, int] = {}
         self._served: set[_Served] = set()
@@ -300,6 +314,23 @@ class LocalServer:
                 room.release()
                 continue
             self._served.add(_Served(sock, caller, uid, self, group, ended))
+
+    def begin(self, caller: str, frame: Frame) -> asyncio.Future[Any] | bytes | None:
+        """The answer to come, or the frame of a refusal. None: it takes a task (`answer`)."""
+        begin = self._at_once.get(frame.name)
+        if begin is None or not topology.may_call(caller, self._owner, frame.name):
+            return None
+        try:
+            begun = begin(caller, frame.payload)
+        except CorruptStateError:
+            return None  # met again in the task, out of whose group it stops the process
+        except XacbeError as error:
+            return frames.encode_error(frame.call, error)
+        except UNREADABLE:
+            return None
+        if begun is not None:
+            self.counts[frame.name] = self.counts.get(frame.name, 0) + 1
+        return begun
 
     async def answer(self, caller: str, frame: Frame) -> bytes | tuple[bytes, int]:
         """The answer's frame, with its descriptor where there is one."""
@@ -358,8 +389,27 @@ class _Served:
             return
         if frame.kind != REQUEST or self._in_flight >= IN_FLIGHT_MAX:
             raise frames.FrameError("not a request, or too many at once")
+        begun = self._server.begin(self._caller, frame)
+        if isinstance(begun, bytes):
+            self._stream.send(begun)
+            return
         self._in_flight += 1
-        self._group.create_task(self._answer(frame))
+        if begun is None:
+            self._group.create_task(self._answer(frame))
+        else:
+            begun.add_done_callback(functools.partial(self._answered, frame.call))
+
+    def _answered(self, call: int, answer: asyncio.Future[Any]) -> None:
+        self._in_flight -= 1
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None:
+            self._stream.send(frames.encode(ANSWER, call, "", msgspec.msgpack.encode(answer.result())))
+        elif isinstance(error, XacbeError) and not isinstance(error, CorruptStateError):
+            self._stream.send(frames.encode_error(call, error))
+        else:
+            self._group.create_task(_raise(error))
 
     async def _answer(self, frame: Frame) -> None:
         _CALLER_UID.set(self._uid)  # of this task alone
@@ -371,6 +421,11 @@ class _Served:
             self._stream.send(*answer)
         else:
             self._stream.send(answer)
+
+
+async def _raise(error: BaseException) -> None:
+    """In a task of the server's group: what ends the process ends it from there."""
+    raise error
 
 
 class _Call:

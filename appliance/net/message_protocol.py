@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -41,8 +42,8 @@ _VERSION = re.compile(r"r[0-9]")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
-"""A header of a head: _NAME, a colon, and no _CONTROL."""
+NAMES_KEPT, NAME_BYTES_MAX = 256, 100
+"""Names of headers that were found to be fit to travel: the same dozen in every message."""
 _STATUS = re.compile(rb"[2-5][0-9]{2}")
 """A final status: an informational one would make our client read the next answer where the body of this one is."""
 
@@ -353,12 +354,17 @@ def _optional(facts: dict[bytes, bytes], name: bytes) -> str | None:
     return None if value is None else _text(value)
 
 
+@lru_cache(maxsize=NAMES_KEPT)
+def _travels(name: bytes) -> bool:
+    """A header's name that may stand in a head. Names repeat from message to message; values are never kept."""
+    return _NAME.fullmatch(name) is not None and name.lower() not in NEVER_TRAVEL
+
+
 def _header(line: bytes) -> Header:
-    found = _LINE.fullmatch(line)
-    if found is not None and found[1].lower() not in NEVER_TRAVEL:
-        return found[1], found[2]
-    name, colon, value = line.partition(b":")  # what is wrong with it, by name
-    if not colon:
+    name, colon, value = line.partition(b":")
+    if colon and len(name) <= NAME_BYTES_MAX and _travels(name) and not _CONTROL.search(value):
+        return name, value
+    if not colon:  # what is wrong with it, by name
         raise HeadMalformedError("a line without a colon")
     if name.lower() in NEVER_TRAVEL:
         raise HeaderForbiddenError(f"{name.decode('latin-1')} must not travel between boxes")

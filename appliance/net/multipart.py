@@ -21,6 +21,7 @@ PADDING_BYTES_MAX = 64
 """Spaces and tabs between a boundary and its line end (RFC 2046 allows them, nobody writes them)."""
 BOUNDARY_LETTERS = 30
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LETTER_OF = bytes(_LETTERS[byte % 52] for byte in range(256))
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -63,10 +64,7 @@ class PartBegan(msgspec.Struct, frozen=True):
     @property
     def content_type(self) -> bytes:
         """The Content-Type as received, empty where there is none. Raises MultipartMalformedError when there are two."""
-        found = [value for name, value in self.headers if name.lower() == b"content-type"]
-        if len(found) > 1:
-            raise MultipartMalformedError("a part with two content types")
-        return found[0] if found else b""
+        return content_type_in(self.headers)
 
 
 class PartData(msgspec.Struct, frozen=True):
@@ -85,6 +83,7 @@ class Finished(msgspec.Struct, frozen=True):
 
 MultipartEvent = PartBegan | PartData | PartEnded | Finished
 
+_PART_ENDED, _FINISHED = PartEnded(), Finished()
 _PREAMBLE, _HEADERS, _BODY, _EPILOGUE = range(4)
 
 
@@ -108,6 +107,8 @@ class MultipartReader:
 
     def feed(self, data: bytes) -> list[MultipartEvent]:
         """The events that are certain now. Raises MultipartMalformedError, PartOversizedError, TooManyPartsError."""
+        if self._state == _PREAMBLE and not self._held and (whole := self._whole(data)) is not None:
+            return whole
         data = self._held + data if self._held else data
         events: list[MultipartEvent] = []
         at, moved = 0, True
@@ -131,6 +132,25 @@ class MultipartReader:
         """The stream has ended. Raises MultipartMalformedError unless the closing boundary was there."""
         if self._state != _EPILOGUE:
             raise MultipartMalformedError("the message ends before its closing boundary")
+
+    def _whole(self, data: bytes) -> list[MultipartEvent] | None:
+        """The usual case: all of a message in one piece, with the line ends that boxes write. None: it is read step by step."""
+        first, *pieces = data.split(self._delimiter)
+        if not pieces or pieces.pop() != b"--\r\n" or not first.startswith(self._dash) or len(pieces) >= self._parts_max:
+            return None
+        events: list[MultipartEvent] = []
+        for piece in (first[len(self._dash) :], *pieces):
+            end = _HEADERS_END.search(piece, 1)
+            if end is None or piece[:2] != b"\r\n" or piece[-1] != 13 or end.start() - 1 > self._part_header_bytes_max:
+                return None
+            raw = piece[2 : end.start() + 1]
+            events.append(PartBegan(parse_headers(raw), raw))
+            if len(piece) - 1 > end.end():
+                events.append(PartData(piece[end.end() : -1]))
+            events.append(_PART_ENDED)
+        events.append(_FINISHED)
+        self._state, self._parts, self._outside = _EPILOGUE, len(pieces) + 1, 2
+        return events
 
     def _preamble(self, data: bytes, at: int) -> int:
         at = self._blank(data, at)
@@ -202,9 +222,9 @@ class MultipartReader:
             if follows != _NOT_ONE:
                 end = found - 1 if found > start and data[found - 1] == 13 else found
                 self._give_out(data, at, end, events)
-                events.append(PartEnded())
+                events.append(_PART_ENDED)
                 if follows == _CLOSING:
-                    events.append(Finished())
+                    events.append(_FINISHED)
                     self._state = _EPILOGUE
                     return found + len(self._delimiter) + 2
                 self._begin_part()
@@ -246,6 +266,15 @@ def parse_headers(raw: bytes) -> tuple[Header, ...]:
             raise MultipartMalformedError("a part header that is not name:value")
         headers.append((name, value.strip(b" \t")))
     return tuple(headers)
+
+
+@lru_cache(maxsize=64)
+def content_type_in(headers: tuple[Header, ...]) -> bytes:
+    """The Content-Type as received, empty where there is none. Raises MultipartMalformedError when there are two."""
+    found = [value for name, value in headers if name.lower() == b"content-type"]
+    if len(found) > 1:
+        raise MultipartMalformedError("a part with two content types")
+    return found[0] if found else b""
 
 
 @lru_cache(maxsize=64)
@@ -292,7 +321,7 @@ def make_boundary(prefix: bytes, random: bytes) -> bytes:
     """`prefix` and 30 letters from 30 random bytes: nobody can have put it into a body beforehand."""
     if len(random) != BOUNDARY_LETTERS:
         raise RuntimeError("a boundary takes 30 random bytes")
-    return prefix + bytes(_LETTERS[byte % 52] for byte in random)
+    return prefix + random.translate(_LETTER_OF)
 
 
 def content_type_of(boundary: bytes) -> bytes:

@@ -75,6 +75,13 @@ _FOLLOWS = {
     CHAIN: (_CHAIN_RESULT,),
     SIGNATURE: (_HEAD, _BODY, _CHAIN),
 }
+_LIMITS = {
+    OCSP: "ocsp_bytes_max",
+    TEXT_XML: "fault_bytes_max",
+    CHAIN_RESULT: "chain_bytes_max",
+    CHAIN: "chain_bytes_max",
+    SIGNATURE: "signature_bytes_max",
+}
 _AFTER = {REST_BODY: _BODY, ATTACHMENTS: _BODY, CHAIN_RESULT: _CHAIN_RESULT, CHAIN: _CHAIN, SIGNATURE: _OVER}
 
 
@@ -161,13 +168,8 @@ class TransportReader:
         limits = self._limits
         if kind == XOP or (kind == TEXT_XML and self._after == _START and SOAP in self._expects):
             return limits.soap_bytes_max
-        return {
-            OCSP: limits.ocsp_bytes_max,
-            TEXT_XML: limits.fault_bytes_max,
-            CHAIN_RESULT: limits.chain_bytes_max,
-            CHAIN: limits.chain_bytes_max,
-            SIGNATURE: limits.signature_bytes_max,
-        }.get(kind, limits.head_bytes_max)
+        name = _LIMITS.get(kind)
+        return limits.head_bytes_max if name is None else int(getattr(limits, name))
 
     def _data(self, data: bytes, events: list[TransportEvent]) -> None:
         if self._attachments is not None:

@@ -139,7 +139,7 @@ async def _serve(state: Path, log: logging.Logger) -> None:
     told = (incidents.unconfirmed, incidents.rolled_back)
     recorder = Recorder(state / "log", settings, clock, trust, signer, log, stop, *told, accounts)
     grace = Grace(state, recorder, log)
-    server = LocalServer("recorder", recorder.handlers())
+    server = LocalServer("recorder", recorder.handlers(), at_once={"append": recorder.append_at_once})
     listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
 
     def describe() -> tuple[list[str], dict[str, int], dict[str, str]]:

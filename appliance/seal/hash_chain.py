@@ -172,15 +172,16 @@ def leads_to(value: bytes, chain: bytes, parts: Mapping[str, bytes]) -> bool:
     head = _CHAIN_HEAD_BYTES
     if len(chain) > _READ_BYTES_MAX or not chain.startswith(head):
         return False
-    at, siblings = len(head), list[tuple[bytes, bytes]]()
+    at, siblings = len(head), list[tuple[bool, bytes]]()
     while (upper := _READ_UPPER.match(chain, at)) is not None:
         name, next_after, right, left, next_before = upper.groups()
         depth = len(siblings)
         if name != b"%d" % depth or (next_after or next_before) != b"%d" % (depth + 1) or depth >= _READ_STEPS_MAX:
             return False
-        if not is_encoded(left or right):
+        other = a2b_base64(left or right)
+        if b2a_base64(other, newline=False) != (left or right):
             return False
-        siblings.append((left, right))
+        siblings.append((left is not None, other))
         at = upper.end()
     lowest = _READ_LOWEST.fullmatch(chain, at)
     if lowest is None or lowest[1] != b"%d" % len(siblings):
@@ -200,8 +201,8 @@ def leads_to(value: bytes, chain: bytes, parts: Mapping[str, bytes]) -> bool:
     if len(covered) != len(parts):
         return False
     node = sha512(digest_list(digests))
-    for left, right in reversed(siblings):
-        node = parent(node, a2b_base64(right)) if right else parent(a2b_base64(left), node)
+    for on_left, other in reversed(siblings):
+        node = parent(other, node) if on_left else parent(node, other)
     return node == value
 
 

@@ -141,13 +141,18 @@ class SignatureCache:
         self._documents: OrderedDict[bytes, _Verified] = OrderedDict()
         self._signers: OrderedDict[tuple[bytes, tuple[bytes, ...]], _Signer] = OrderedDict()
         self._entries_max = entries_max
+        self._last: tuple[bytes, _Verified] | None = None
+        """The batch that is just coming in: comparing bytes costs a twentieth of hashing them for the dictionary."""
 
     def verified(self, document: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> _Verified:
         """The document, verified now or before. Raises a leaf of UnverifiedError."""
+        if self._last is not None and self._last[0] == document and self._last[1].signer.holds(sender, shared, at_us):
+            return self._last[1]
         entry = self._documents.get(document)  # by its bytes: Python's keyed hash of them costs a fifth of SHA-512
         if entry is None or not entry.signer.holds(sender, shared, at_us):
             entry = self._verify(document, sender, shared, at_us)
         _keep(self._documents, document, entry, self._entries_max)
+        self._last = document, entry
         return entry
 
     def _verify(self, document: bytes, sender: ClientId, shared: SharedParameters, at_us: int) -> _Verified:
