@@ -68,6 +68,10 @@ bench: setup
 	@$(call install,$(DEBIAN_BENCH))
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+# Rule -> tests, case -> tests, promise -> figure, as one page from the last results: build/report.html.
+report: setup
+	@$(BIN)/python -m tests.report $(ARGS)
+
 # The verifier for a browser without network, as one file.
 verify.html: setup
 	@$(BIN)/ceiqroo verify --html $@

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.depth import DEEP
+from tests.report.keeping import MARKED as MARKED
+from tests.report.keeping import Keeper
 
 settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 """The same examples each day: a change is judged by what it does, not by luck. The night looks for what nobody has thought of."""
@@ -25,4 +27,5 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
     ]
 
 
-MARKED = pytest.StashKey[list[tuple[str, str, str]]]()
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Keeper(), "xacbe-results")
