@@ -58,6 +58,8 @@ class BodyCheck:
                 digest = self._digest(body.fileno(), size)
         except FileNotFoundError:
             return False, ""
+        except OSError as error:
+            return True, f"its body's file cannot be read: {error.strerror}"
         self.whole += 1
         self.undecided += entry.file_digest is None
         return True, "" if entry.file_digest in (None, digest) else "its body's file is not the one that was written"
@@ -92,5 +94,5 @@ class BodyCheck:
 def _size(file: Path) -> int | None:
     try:
         return file.stat().st_size
-    except FileNotFoundError:  # erased meanwhile
+    except OSError:  # erased meanwhile; what cannot be read is said when its record comes
         return None

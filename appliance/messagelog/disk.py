@@ -48,6 +48,10 @@ class Disk(Protocol):
         """An existing file, opened for appending."""
         ...
 
+    def open_to_read(self, path: str) -> int:
+        """An existing file that whoever is handed it cannot change."""
+        ...
+
     def write(self, handle: int, data: bytes) -> int:
         """Appends; returns how many bytes went out, as write(2)."""
         ...
@@ -134,6 +138,9 @@ class OsDisk:
 
     def open(self, path: str) -> int:
         return os.open(self._root / path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+
+    def open_to_read(self, path: str) -> int:
+        return os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC)
 
     def write(self, handle: int, data: bytes) -> int:
         return os.write(handle, data)

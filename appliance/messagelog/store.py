@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from appliance.clock import Clock
-from appliance.errors import CorruptStateError, RefusedError, XacbeError
+from appliance.errors import CorruptStateError, RefusedError, UnavailableError, XacbeError
 from appliance.messagelog import record
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.groups import Draft, Group, LogFullError, Plan, Room, SignatureKey, plan
@@ -44,6 +44,12 @@ class UnknownRecordError(RefusedError):
     """There is no such record."""
 
     kind = "log.unknown_record"
+
+
+class BodyUnreadableError(UnavailableError):
+    """A body's file cannot be opened: of another owner, or the disk fails. That ends this look at it, and no process."""
+
+    kind = "record.body_unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,8 +431,10 @@ class Store:
             raise BrokenLinkError(self.segment_of(reached + 1), 0, reached + 1, "damaged, or not followed from an undamaged record")
 
     def open_body(self, sequence: int) -> int:
-        """The descriptor of a body's file, for reading. Raises UnknownRecordError."""
+        """The descriptor of a body's file, for reading only: it goes to other processes. Raises UnknownRecordError, BodyUnreadableError."""
         try:
-            return self._disk.open(body_path(sequence))
+            return self._disk.open_to_read(body_path(sequence))
         except FileNotFoundError:
             raise UnknownRecordError(f"the body of record {sequence} is not kept any more") from None
+        except OSError as error:
+            raise BodyUnreadableError(f"the body of record {sequence}: {error.strerror}") from None

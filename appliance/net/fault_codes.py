@@ -150,6 +150,7 @@ ROWS: dict[str, Row] = {
     "record.broken_link": _UNLOGGED,
     "record.seal_broken": _UNLOGGED,
     "record.body_seal_broken": _UNLOGGED,
+    "record.body_unreadable": _UNLOGGED,
     # operational monitoring (sheet 8.3)
     "operations.away": Row("opmonitor.service_failed", "operational records cannot be read now"),
     "operations.invalid_request": Row("client.invalid_request"),

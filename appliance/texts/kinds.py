@@ -99,6 +99,10 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
         "algo del registro no abre con su clave: fue alterado",
         "something of the log does not open with its key: changed",
     ),
+    "kind.record.body_unreadable": (
+        "el archivo del cuerpo no se puede abrir; xacbe log audit lo juzga",
+        "the body's file cannot be opened; xacbe log audit judges it",
+    ),
     "kind.record.body_seal_broken": ("el cuerpo guardado fue alterado", "the body that was kept was changed"),
     "kind.log.index_unavailable": ("el índice del registro no está disponible; intente otra vez", "the log's index is away; try again"),
     # configuration and evidence

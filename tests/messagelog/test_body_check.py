@@ -15,8 +15,9 @@ from appliance.messagelog.custody import PENDING
 from appliance.messagelog.inspection import Findings, Trust, inspect
 from appliance.messagelog.record import MessageEntry
 from appliance.messagelog.recorder import Recorder
+from appliance.messagelog.store import BodyUnreadableError
 from tests.messagelog import forger
-from tests.messagelog.log_box import LogBox, append, played
+from tests.messagelog.log_box import LogBox, append, played, read
 from tests.messagelog.test_retention import DAY_S, confirm, erase, large, next_archive
 
 pytestmark = pytest.mark.case("T26")
@@ -189,3 +190,22 @@ def test_a_record_of_before_that_tells_no_digest_is_compared_by_size_and_said_so
             assert checked.look(one.sequence, entry) == (True, "")
     assert (checked.whole, checked.undecided) == (3, 3)
     assert inspection.BODIES in judged(box).undecided
+
+
+def test_a_body_that_cannot_be_opened_is_named_and_ends_nothing_and_readers_cannot_change_one(box: LogBox) -> None:
+    async def act(recorder: Recorder) -> None:
+        first, second, _ = await three(recorder, box)
+        body(box, first).unlink()
+        body(box, first).symlink_to(body(box, first))  # any error of the disk but that there is none
+        with pytest.raises(BodyUnreadableError):
+            await read(recorder, first)
+        content, descriptor = await recorder.reading.content(second)
+        assert descriptor is not None
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(descriptor, b"changed", 0)
+        os.close(descriptor)
+        assert (await read(recorder, second))[1] == BODIES[1]
+        assert not box.stopped
+
+    played(box, act)
+    assert judged(box).bad is not None
