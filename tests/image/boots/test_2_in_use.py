@@ -19,7 +19,7 @@ import requests
 
 from appliance import durable
 from appliance.clock import SystemClock
-from appliance.topology import BY_NAME, PROCESSES
+from appliance.topology import BY_NAME, PROCESSES, RESTING
 from image import reading, render
 from image.sandbox import user
 from provisioning import enrolment, tpm_enrolment
@@ -57,6 +57,19 @@ while time.monotonic() - began < 300:
         print(json.dumps(time.monotonic() - began))
         break
     time.sleep(0.05)
+"""
+ASKED = {"archivist": "list_archives", "courier": "list_targets"}
+"""What the console asks of those that rest."""
+CALLED = """
+import json, subprocess, time
+from pathlib import Path
+from appliance.net.local_sockets import BlockingClient, channel_path
+began = time.monotonic()
+box = BlockingClient(channel_path(Path("/var/lib/xacbe"), "{name}", "console"), 300)
+said = box.call("{operation}", None, list)
+took = time.monotonic() - began
+pid = subprocess.run(["systemctl", "show", "-p", "MainPID", "--value", "{unit}"], capture_output=True, text=True).stdout.strip()
+print(json.dumps([said, took, Path("/proc", pid, "status").read_text()]))
 """
 
 
@@ -102,22 +115,48 @@ def test_memory_sockets_and_mounts_are_as_promised(guest: Guest) -> None:
     assert "policy drop" in guest.run("/usr/sbin/nft", "list", "chain", "inet", "box", "output")
 
 
+def _main_pid(guest: Guest, unit: str) -> str:
+    return guest.run("/usr/bin/systemctl", "show", "-p", "MainPID", "--value", unit).strip()
+
+
+def test_what_rests_is_no_process_until_it_is_called(guest: Guest) -> None:
+    for name in sorted(RESTING):
+        unit = f"{user(name)}.service"
+        guest.machine.until(lambda unit=unit: _main_pid(guest, unit) == "0", BOOT_S_MAX, f"end of {name}")  # type: ignore[misc]
+        said, took, status = guest.python(CALLED.format(name=name, operation=ASKED[name], unit=unit))
+
+        assert said == []
+        _confined(name, status)
+        print(f"{name}: started and answered after {took:.1f} s")
+
+
 def test_every_process_runs_as_its_own_user_without_a_right(guest: Guest) -> None:
     for process in PROCESSES:
-        pid = guest.run("/usr/bin/systemctl", "show", "-p", "MainPID", "--value", render.service_name(process)).strip()
-        facts = dict(re.findall(r"^(\w+):\s*(.*)$", guest.read(f"/proc/{pid}/status"), re.MULTILINE))
+        if process.rests:
+            continue
+        status = guest.read(f"/proc/{_main_pid(guest, render.service_name(process))}/status")
+        _confined(process.name, status)
+        locked = re.search(r"^VmLck:\s+(\d+)", status, re.MULTILINE)
 
-        assert facts["Uid"].split()[0] == str(render.uid(process.name)), process.name
-        assert int(facts["CapEff"], 16) == 0, process.name
-        assert facts["NoNewPrivs"] == "1", process.name
-        assert facts["Seccomp"] == "2", process.name
-        print(f"{process.name}: {int(facts['VmRSS'].split()[0]) // 1024} MiB resident")
+        assert locked, process.name
+        # It holds the PIN: its memory is never swapped.
+        assert (int(locked[1]) > 0) == (process.name == "signer"), process.name
+
+
+def _confined(name: str, status: str) -> None:
+    facts = dict(re.findall(r"^(\w+):\s*(.*)$", status, re.MULTILINE))
+
+    assert facts["Uid"].split()[0] == str(render.uid(name)), name
+    assert int(facts["CapEff"], 16) == 0, name
+    assert facts["NoNewPrivs"] == "1", name
+    assert facts["Seccomp"] == "2", name
+    print(f"{name}: {int(facts['VmRSS'].split()[0]) // 1024} MiB resident")
 
 
 def test_a_killed_process_is_back_within_three_seconds_of_a_real_processor(guest: Guest) -> None:
     here = json.loads(subprocess.run(["/usr/bin/python3", "-I", "-c", LOOP], capture_output=True, text=True, check=True).stdout)
     factor = max(1.0, guest.python(LOOP) / here)
-    took = {name: guest.python(KILLED.format(name=name, unit=f"{user(name)}.service")) for name in BY_NAME}
+    took = {name: guest.python(KILLED.format(name=name, unit=f"{user(name)}.service")) for name in BY_NAME if name not in RESTING}
 
     print(f"emulation factor {factor:.1f}; back after", {name: round(s, 1) for name, s in took.items()})
     assert max(took.values()) <= BACK_S_MAX * factor
