@@ -1,4 +1,4 @@
-"""`python -m image build|check|run|test|reproduce`: the image from the command line; `--help` says more."""
+"""`python -m image fetch|build|check|run|test|reproduce`: the image from the command line; `--help` says more."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from collections.abc import Callable
 
 from image import build, checks, machine, tools
 from image.machine import Plan
-from image.tools import ImageError
+from image.tools import ImageError, NotHereError
 
+EXIT_NOT_HERE = 69
+"""EX_UNAVAILABLE: this machine cannot do it, which says nothing about the image."""
 BOOTS = ("tests/image/boots/test_1_as_shipped.py", "tests/image/boots/test_2_in_use.py")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m image", description="The operating image of the box.")
     verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("fetch", help="what a build needs from mirrors; exit code 69 where this machine cannot have it")
     make = verbs.add_parser("build", help="build build/image/xacbe.raw")
     make.add_argument("--clean", action="store_true", help="also the layer of Debian packages")
     make.add_argument("--json", action="store_true", help="print what was built")
@@ -33,9 +36,17 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return VERBS[arguments.verb](arguments)
+    except NotHereError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_HERE
     except ImageError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    build.fetch()
+    return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -95,6 +106,7 @@ def _require_image() -> None:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "fetch": _fetch,
     "build": _build,
     "check": _check,
     "run": _run,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from appliance.version import VERSION
 from image import bill, keys, render, testing, tools, wheels
-from image.tools import ImageError
+from image.tools import ImageError, NotHereError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUT = REPOSITORY / "build" / "image"
@@ -26,6 +27,14 @@ DISK_BYTES = 3 << 30
 """As large as the smallest disk of a box: two root slots, the boot partition, and the data partition that the first boot makes."""
 FIRMWARE_CODE, FIRMWARE_VARS = OUT / "OVMF_CODE.fd", OUT / "OVMF_VARS.fd"
 TEST_VARS = OUT / "OVMF_VARS.test.fd"
+ROOM_BYTES = 6 << 30
+"""Tree, layers and packages 1.8 GB, the image 0.4, a working copy of each while mkosi runs."""
+AWAY = re.compile(
+    r"Failed to fetch|Could not (connect|resolve)|Temporary failure|Unable to connect|timed out|Connection (refused|reset)|"
+    r"Max retries|Network is unreachable|NewConnectionError|No space left",
+    re.IGNORECASE,
+)
+"""Words of apt and pip for a mirror that does not answer, and for a full disk."""
 OVMF = Path("/usr/share/OVMF")
 OWNER = "9d3a1c52-6a0c-4f53-9e0c-7f1b0a9f5d21"
 """Signature owner in the firmware's lists: any number, always the same."""
@@ -55,6 +64,31 @@ def build(*, clean: bool = False, out: Path = OUT) -> dict[str, object]:
         bill.write(REPOSITORY, out, str(facts["root_hash"]))
     (out / "image.json").write_text(json.dumps(facts, indent=1) + "\n")
     return facts
+
+
+def fetch() -> None:
+    """Everything that comes from elsewhere: this machine's packages, the tree of tools, the Python parts.
+
+    Raises NotHereError where that is this machine's fault or its mirrors', ImageError where it is ours.
+    """
+    if os.geteuid() != 0:
+        raise NotHereError("needs root")
+    if shutil.disk_usage(REPOSITORY).free < ROOM_BYTES:
+        raise NotHereError(f"needs {ROOM_BYTES >> 30} GiB of disk")
+    try:
+        with _step("tools"):
+            tools.prepare_host()
+            tools.prepare_tree()
+        with _step("python"):
+            wheels.collect(REPOSITORY)
+    except ImageError as error:
+        if AWAY.search(str(error)):
+            raise NotHereError(str(error)) from None
+        raise
+    try:
+        tools.inside(["true"])
+    except ImageError as error:
+        raise NotHereError(f"no name spaces: {error}") from None
 
 
 @contextlib.contextmanager

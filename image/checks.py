@@ -33,6 +33,8 @@ UNWANTED = (
     r"(apt.*|dpkg.*|pip.*|rpm|snap|flatpak)",
 )
 """Programs that no box has: something to type into, to log in with, to fetch or to build with."""
+CLIENTS = {"ssh": "courier"}
+"""Programs that one process needs to reach others: its group's alone to execute."""
 COMMAND_LINE_HAS = (
     "systemd.import_credentials=no",
     "systemd.getty_auto=no",
@@ -97,10 +99,14 @@ def nothing_is_for_everybody_to_write(root: Path, out: Path) -> list[str]:
 
 
 def nobody_can_log_in_or_install(root: Path, out: Path) -> list[str]:
-    """No shell, getty, ssh, package manager or compiler; no account with a password."""
+    """No shell, getty, ssh server, package manager or compiler; an ssh client for the courier alone; no account with a password."""
     pattern = re.compile("|".join(UNWANTED))
     programs = [file for place in ("usr/bin", "usr/sbin", "usr/local/bin", "bin", "sbin") for file in (root / place).glob("*")]
-    found = [f"{file.relative_to(root)}: no box has it" for file in programs if pattern.fullmatch(file.name)]
+    found = [f"{file.relative_to(root)}: no box has it" for file in programs if pattern.fullmatch(file.name) and file.name not in CLIENTS]
+    for name, process in CLIENTS.items():
+        at = (root / "usr/bin" / name).stat()
+        if (at.st_uid, at.st_gid, stat.S_IMODE(at.st_mode)) != (0, render.uid(process), 0o750):
+            found.append(f"usr/bin/{name}: not for {process} alone")
     for line in (root / "etc/shadow").read_text().splitlines():
         name, secret = line.split(":")[:2]
         if secret and not secret.startswith(("!", "*")):

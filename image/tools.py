@@ -39,6 +39,10 @@ class ImageError(Exception):
     """A step of the build or of a check failed; the message is for the person who started it."""
 
 
+class NotHereError(ImageError):
+    """This machine cannot do it: no mirror answers, no name spaces, no room. Says nothing about the image."""
+
+
 def run(argv: Sequence[str | Path], *, log: Path | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """Runs a program at low priority; its output goes to `log`, or is returned. Raises ImageError with the last lines.
 

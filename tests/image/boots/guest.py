@@ -30,9 +30,8 @@ def unprovisioned(running: Machine) -> str:
 
     def shown() -> str:
         last = page(running)
-        named = all(
-            re.search(rf"^  {one.name} +en (espera(, en reposo)? \(espera: settings|servicio)", last, re.MULTILINE) for one in PROCESSES
-        )
+        word = r" +en (espera(, en reposo)? \(espera: settings|servicio)"
+        named = all(re.search(f"^  {one.name}{word}", last, re.MULTILINE) for one in PROCESSES)
         return last if "Estado: SIN ALTA" in last and "Hora:" in last and named else ""
 
     return str(running.until(shown, BOOT_S_MAX, "page with every process waiting by name"))
