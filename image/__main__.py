@@ -15,7 +15,7 @@ from image.tools import ImageError, NotHereError
 
 EXIT_NOT_HERE = 69
 """EX_UNAVAILABLE: this machine cannot do it, which says nothing about the image."""
-BOOTS = ("tests/image/boots/test_1_as_shipped.py", "tests/image/boots/test_2_in_use.py")
+BOOTS = tuple(f"tests/image/boots/test_{name}.py" for name in ("1_as_shipped", "2_changed", "3_in_use"))
 
 
 def main() -> int:

@@ -104,7 +104,7 @@ def test_memory_sockets_and_mounts_are_as_promised(guest: Guest) -> None:
     mounts = {line.split()[1]: line.split() for line in guest.read("/proc/mounts").splitlines()}
 
     print(f"memory: {used / 1e6:.0f} MB of {int(meminfo['MemTotal']) / 1024:.0f} MiB")
-    assert used <= 250 << 20
+    assert used <= 250_000_000
     assert listening == set(render.listening().values())
     assert datagrams <= {68}
     assert mounts["/"][2] == "erofs"
