@@ -6,7 +6,6 @@ Carried by the test profile's kernel image alone (`image/testing.py`); no root o
     {"do": "write", "path": "...", "text": "..."}   -> {}
     {"do": "read", "path": "..."}                   -> {"text": "..."}
     {"do": "forward", "ways": [[address, port, port at 10.0.2.2], ...]}   -> {}    TCP from the guest's loopback to the host's
-    {"do": "hang"}                                  no answer: real-time threads take every processor, so that nobody feeds the watchdog
 """
 
 from __future__ import annotations
@@ -96,19 +95,7 @@ def _pour(source: socket.socket, target: socket.socket) -> None:
         target.close()
 
 
-def hang() -> dict[str, Any]:
-    with open("/proc/sys/kernel/sched_rt_runtime_us", "w") as file:
-        file.write("-1")
-    for processor in range(os.cpu_count() or 1):
-        if os.fork() == 0:
-            os.sched_setaffinity(0, {processor})
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
-            while True:
-                pass
-    return {}
-
-
-HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {"run": run, "write": write, "read": read, "forward": forward, "hang": hang}
+HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {"run": run, "write": write, "read": read, "forward": forward}
 
 if __name__ == "__main__":
     main()
