@@ -41,8 +41,8 @@ def screens() -> Path:
 
 
 @pytest.fixture(scope="module")
-def guest(machines: Path) -> Iterator[Guest]:
-    """The test profile, with a TPM from the laboratory's manufacturer."""
+def guest(machines: Path, lab: Path) -> Iterator[Guest]:
+    """The test profile, with a TPM from the laboratory's manufacturer. The laboratory is up before, or both would starve each other."""
     plan = testing_plan(machines / "guest", FORWARDS)
     (plan.directory / "tpm").mkdir()
     manufacturer.make_tpm(plan.directory / "tpm", machines / "manufacturer")
