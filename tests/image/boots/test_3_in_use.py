@@ -73,8 +73,11 @@ print(json.dumps([said, took, Path("/proc", pid, "status").read_text()]))
 """
 
 
-def test_it_comes_up_unprovisioned_from_the_same_root(guest: Guest) -> None:
+def test_it_comes_up_unprovisioned_from_the_same_root(guest: Guest, screens: Path) -> None:
     unprovisioned(guest.machine)
+    journal = guest.run("/usr/bin/journalctl", "-b", "-o", "short-monotonic", "--no-pager")
+    (screens / "journal.txt").write_text(journal)
+    print(guest.ask("run", argv=["/usr/bin/systemd-analyze", "blame", "--no-pager"])["out"][:1500])
 
 
 def test_the_screen_is_read(guest: Guest, screens: Path, tmp_path: Path) -> None:
