@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,9 +54,12 @@ def guest(machines: Path, lab: Path) -> Iterator[Guest]:
 
 
 @pytest.fixture(scope="module")
-def lab(machines: Path) -> Iterator[Path]:
-    """CEIQROO, its broker and two boxes on this machine."""
-    directory = machines / "lab"
-    network.up(directory, 2, "software", BASE, 1, lambda _: None)
-    yield directory
-    network.down(directory)
+def lab() -> Iterator[Path]:
+    """CEIQROO, its broker and two boxes on this machine, where the boxes' own users can reach it: pytest's directory is closed to them."""
+    directory = Path(tempfile.mkdtemp(prefix="xacbe-image-"))
+    try:
+        network.up(directory, 2, "software", BASE, 1, lambda _: None)
+        yield directory
+    finally:
+        network.down(directory)
+        shutil.rmtree(directory)
