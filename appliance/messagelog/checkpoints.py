@@ -76,13 +76,17 @@ class Checkpoints:
         records_max: int,
         on_written: Callable[[Written, CheckpointEntry], None],
         on_rolled_back: Callable[[dict[str, str]], None],
+        has_news: bool,
     ) -> None:
-        """`on_written`: a checkpoint is durable and waits for its stamp. `on_rolled_back`: the TPM counted further than the log tells."""
+        """`has_news`: records that are worth a checkpoint were written before this start, and none covers them.
+
+        `on_written`: a checkpoint is durable and waits for its stamp. `on_rolled_back`: the TPM counted further than the log tells.
+        """
         self._tree, self._in_thread, self._commit, self._signer = tree, in_thread, commit, signer
         self._clock, self._log = clock, log
         self._interval_s, self._records_max = interval_s, records_max
         self._on_written, self._on_rolled_back = on_written, on_rolled_back
-        self._news = 0 if tree.noted is not None else 1
+        self._news = int(has_news)
         self._due_s = clock.monotonic_s() + interval_s
         self._not_before_s = float("-inf")
         self._turn = asyncio.Lock()

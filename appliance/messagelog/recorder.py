@@ -19,9 +19,9 @@ import msgspec
 from appliance.clock import Clock
 from appliance.errors import CorruptStateError, PeerProtocolError, XacbeError
 from appliance.journal import event
-from appliance.messagelog import audit, growth
+from appliance.messagelog import audit, growth, record
 from appliance.messagelog.bodies import Bodies, Claimed
-from appliance.messagelog.checkpoints import Checkpoints, Signer
+from appliance.messagelog.checkpoints import Checkpoints, Signer, is_news
 from appliance.messagelog.custodian import Custodian
 from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import OsDisk
@@ -137,6 +137,7 @@ class Recorder:
             records_max=settings.checkpoint_records,
             on_written=self._checkpoint_written,
             on_rolled_back=self._rolled_back,
+            has_news=self._has_news(),
         )
         self._on_rolled_back = on_rolled_back
         readers = Readers(accounts, self._commit.append)
@@ -152,6 +153,14 @@ class Recorder:
         self.growth = Growth()
         self.stamper.last_stamp_us = newest_stamp
         self.appended = self.refused = 0
+
+    def _has_news(self) -> bool:
+        """Whether the log goes on behind its newest checkpoint with what is worth another: that must not wait for the next message."""
+        noted = self.tree.noted
+        if noted is None:
+            return True
+        behind = (each for _, each in self.store.records_from(noted.size + 1))
+        return any(is_news(record.decode_entry(each.kind, each.payload)) for each in behind)
 
     def _recall_replays(self, index: Index) -> None:
         now_us = self._clock.now_us()

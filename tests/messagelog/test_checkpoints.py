@@ -11,6 +11,7 @@ import pytest
 
 from appliance.errors import CorruptStateError
 from appliance.messagelog import checkpoint, merkle, record
+from appliance.messagelog.checkpoints import LOOK_S
 from appliance.messagelog.log_tree import CheckpointContradictedError
 from appliance.messagelog.record import AuditEntry, BrokenLinkError, CheckpointEntry, StampEntry
 from appliance.messagelog.recorder import Recorder
@@ -107,6 +108,33 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.case("T26")
+@pytest.mark.parametrize("is_news", [True, False])
+def test_what_a_restart_found_behind_the_newest_checkpoint_gets_one_without_waiting_for_the_next_message(
+    tmp_path: Path, is_news: bool
+) -> None:
+    """Nobody else would know of the log's end. Start, end and a checkpoint's own stamp are no news: an idle box is left in peace."""
+    sizes: list[int] = []
+
+    async def before(recorder: Recorder, box: LogBox) -> None:
+        await checkpointed(recorder, box)
+        if is_news:
+            await exchange(recorder, box, "c")
+        sizes.append(recorder.store.position.sequence)
+
+    async def after(recorder: Recorder, box: LogBox) -> None:
+        size = recorder.checkpoints.size
+        assert size < sizes[0]
+        box.clock.pass_s(box.settings.checkpoint_s + 1)
+        if is_news:
+            await until(lambda: recorder.checkpoints.size >= sizes[0])
+        else:
+            await asyncio.sleep(3 * LOOK_S)
+            assert recorder.checkpoints.size == size
+
+    played(LogBox(tmp_path), before, after)
 
 
 def test_while_the_token_is_away_the_log_goes_on_and_the_checkpoint_comes_later(tmp_path: Path) -> None:
