@@ -143,7 +143,7 @@ def test_noting_an_exchange_and_packing_its_record_costs_microseconds(monitor: M
     request, body = rest(), Body(100, b"")
 
     def cost_us() -> float:
-        begun = time.perf_counter()
+        begun = time.process_time()
         for _ in range(2000):
             course = monitor.begin()
             course.request = request
@@ -154,9 +154,9 @@ def test_noting_an_exchange_and_packing_its_record_costs_microseconds(monitor: M
             monitor.end(course, CONSUMER)
         msgspec.msgpack.encode(list(monitor._waiting))
         monitor._waiting.clear()
-        return (time.perf_counter() - begun) / 2000 * 1e6
+        return (time.process_time() - begun) / 2000 * 1e6
 
-    best = min(cost_us() for _ in range(5))
+    best = min(cost_us() for _ in range(10))
     print(f"\noperational record: {best:.1f} us an exchange")
     assert best < COST_US_MAX
 
