@@ -29,7 +29,7 @@ KILLS = 200
 """In all, over the processes of both boxes in turn; in a nightly run of each process."""
 ACKNOWLEDGED = 10_000
 """Messages under which the processes die, spread evenly over the kills."""
-SENDERS = 8
+SENDERS = 16
 ANSWER_S_MAX = 5.0
 STANDSTILL_S_MAX = 60.0
 BACK_S_MAX = 3.0
