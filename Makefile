@@ -76,12 +76,15 @@ report: setup
 verify.html: setup
 	@$(BIN)/ceiqroo verify --html $@
 
-# Long runs: deep fuzzing, many seeds, many kills.
+# Long runs: deep fuzzing, many seeds, many kills, a log of a million records, a network of five thousand servers; then the report.
 nightly: setup build/scan/.ready
 	@$(call install,$(DEBIAN_TEST) $(DEBIAN_CRASH) $(DEBIAN_NIGHTLY))
 	@$(unpack_sshd)
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest -m 'crash or not crash' $(T)
 	@$(MAKE) --no-print-directory fuzz
+	@$(call install,$(DEBIAN_BENCH))
+	@$(BIN)/python -m tests.bench log growth --records 1000000 --growth-records 1000 100000 1000000
+	@$(BIN)/python -m tests.report
 
 # Fuzzing that follows the code's branches (tests/fuzz): two minutes for each parser, its corpus in build/fuzz. ARGS="--seconds 10 settings"
 fuzz: setup

@@ -7,6 +7,7 @@
     log       durable records a second beside a bare writer; look-up and start-up of a large log
     floor     the relay alone, without evidence, beside nginx
     stamp     what a time-stamping authority that takes 50 ms costs
+    growth    the cost of an exchange as records, servers and rights grow (not without being named: it takes long)
 
 Prints a table and writes `build/bench.json`; parts that were not run keep what an earlier run found. Goals: `tests/bench/README.md`.
 """
@@ -30,7 +31,9 @@ PARTS = {
     "log": "log",
     "floor": "relay_floor",
     "stamp": "stamp",
+    "growth": "growth",
 }
+NAMED_ONLY = ("growth",)
 """Part -> module here, with `run(options, directory)` and `print_table(found)`."""
 RESULTS = Path("build/bench.json")
 
@@ -50,6 +53,9 @@ def main() -> int:
     parser.add_argument("--profiles", action="store_true", help="slow: also each published part (tests/hsm/speed_profiles.py)")
     parser.add_argument("--megabytes", type=int, default=100, help="bulk: size of one body")
     parser.add_argument("--records", type=int, default=100_000, help="log: records at look-up and start-up; the goals speak of a million")
+    parser.add_argument("--growth-records", type=int, nargs="+", default=[1_000, 100_000], help="growth; the goal speaks of a million, too")
+    parser.add_argument("--growth-servers", type=int, nargs="+", default=[10, 1_000, 5_000], help="growth: in the global configuration")
+    parser.add_argument("--growth-rights", type=int, nargs="+", default=[10, 5_000], help="growth: at the provider's box")
     options = parser.parse_args()
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -57,7 +63,8 @@ def main() -> int:
     directory.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results = {name: part for name, part in results.items() if name in PARTS}
-    for name in options.parts or PARTS:
+    wanted = options.parts or [name for name in PARTS if name not in NAMED_ONLY]
+    for name in wanted:
         part = importlib.import_module(f"tests.bench.{PARTS[name]}")
         began = time.monotonic()
         found = part.run(options, directory)
@@ -67,7 +74,7 @@ def main() -> int:
             part.print_table(found)
             print(flush=True)
     if options.json:
-        print(json.dumps({name: results[name] for name in options.parts or PARTS}, indent=1))
+        print(json.dumps({name: results[name] for name in wanted}, indent=1))
     return 0
 
 

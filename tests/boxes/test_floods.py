@@ -5,6 +5,7 @@ By day the floods last seconds; at night (`DEEP`) as long as the limits that the
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from appliance.relay.turns import RECENT_S
 from provisioning.lab import network
+from tests.bench import boxes
+from tests.bench.load import Connections, Outcome
 from tests.boxes.box_in_foreign_hands import PEER_PORT, SEALED, ForeignBox
 from tests.boxes.conftest import Lab
 from tests.boxes.flooder import flooding
@@ -164,3 +168,44 @@ def test_a_service_that_does_not_answer_keeps_no_other_service_from_being_served
     finally:
         taken = box.lab.xacbe(2, "access", "remove", box.lab.refused, box.lab.client)
     assert taken.returncode == 0, taken.stderr
+
+
+NOTICED_S = 2.0
+"""The relay looks at the processors twice a second."""
+HEAVY = 100
+LIGHT = 2
+"""In flight at once."""
+
+
+@pytest.mark.case("T45")
+def test_who_asks_a_hundred_times_as_much_waits_for_itself_and_not_the_others_for_it(
+    box: ForeignBox, record_property: Callable[[str, float], None]
+) -> None:
+    """Two information systems of box 1, told apart by their addresses; the processors are what is short."""
+    place, request = str(box.lab.box(1)["address"]), boxes.post(box.lab.document, b"x" * 1024)
+
+    async def play() -> tuple[Outcome, Outcome, Outcome]:
+        network = place.rpartition(".")[0]
+        async with Connections(place, 8080, None, LIGHT, [f"{network}.101"]) as light:
+            await light.work(request, 40)
+            alone = await light.work(request, ASKED * 4)
+            async with Connections(place, 8080, None, HEAVY, [f"{network}.102"]) as heavy:
+                await heavy.work(request, HEAVY)
+                noise = asyncio.ensure_future(heavy.work(request, 10**9))
+                await asyncio.sleep(NOTICED_S)
+                beside = await light.work(request, ASKED * 4)
+                noise.cancel()
+                await asyncio.wait([noise])
+            await asyncio.sleep(RECENT_S + 1)
+            async with Connections(place, 8080, None, HEAVY, [f"{network}.102"]) as again:
+                return alone, beside, await again.work(request, HEAVY)
+
+    alone, beside, after = asyncio.run(play())
+    ratio = beside.percentile(0.99) / alone.percentile(0.99)
+    record_property("others_p99_ratio", ratio)
+    print(
+        f"light alone p50 {alone.percentile(0.5):.0f} ms, p99 {alone.percentile(0.99):.0f} ms; beside the heavy one p50"
+        f" {beside.percentile(0.5):.0f} ms, p99 {beside.percentile(0.99):.0f} ms ({ratio:.2f} times)"
+    )
+    assert beside.succeeded == alone.succeeded == ASKED * 4
+    assert after.succeeded == HEAVY, "nobody is shut out for having been heavy"

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -348,6 +350,47 @@ def test_memory_of_half_open_and_of_idle_connections() -> None:
         child.wait()
         if child.stdout is not None:
             child.stdout.close()
+
+
+DESCRIPTORS = 64
+
+
+@pytest.mark.case("T46")
+def test_without_descriptors_a_listener_neither_ends_nor_spins_and_serves_again_once_there_are_some() -> None:
+    few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))\n"
+    child = subprocess.Popen([sys.executable, "-c", few + MEMORY, str(made().b.file)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        crowd = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(2 * DESCRIPTORS)]
+        time.sleep(0.5)
+        before_s = cpu_s(child.pid)
+        time.sleep(1)
+        spent_s = cpu_s(child.pid) - before_s
+        assert child.poll() is None
+        assert spent_s < 0.5, "it spins"
+        for sock in crowd:
+            sock.close()
+        context, deadline = anyone(), time.monotonic() + 10
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=2) as raw, context.wrap_socket(raw) as sock:
+                    sock.sendall(GET)
+                    assert sock.recv(4096) == OK
+                    break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+    finally:
+        child.kill()
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_an_idle_tls_connection_is_closed_after_its_limit() -> None:

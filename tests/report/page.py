@@ -73,7 +73,8 @@ def bars(figures: Sequence[Figure]) -> str:
         lines.append(f'<rect x="{LEFT}" y="{y + 4}" width="{length:.1f}" height="{ROW - 8}" fill="{colour}"/>')
         shown = "missing" if each.value is None else f"{each.value:,.4g} {each.unit}"
         bound = "" if each.wanted is None else f" ({'at least' if each.at_least else 'at most'} {each.wanted:,.4g})"
-        lines.append(f'<text x="{LEFT + length + 6:.1f}" y="{y + 14}" font-size="12">{_e(shown + bound)}</text>')
+        end = max(length, (each.wanted or 0) * scale)
+        lines.append(f'<text x="{LEFT + end + 8:.1f}" y="{y + 14}" font-size="12">{_e(shown + bound)}</text>')
         if each.wanted is not None:
             at = LEFT + each.wanted * scale
             lines.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y + 1}" y2="{y + ROW - 1}" stroke="#000" stroke-width="2"/>')
