@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from provisioning.lab import network, tokens
+from provisioning.lab import keeper, network, tokens
 
 BASE = "127.0.60"
 SIDES = "AB"
@@ -36,6 +36,14 @@ def processes(lab: dict[str, Any]) -> dict[str, list[int]]:
 
 def cpu_us(lab: dict[str, Any]) -> dict[str, float]:
     return {name: sum(spent_us(pid) for pid in pids) for name, pids in processes(lab).items()}
+
+
+def services_us(lab: dict[str, Any]) -> float:
+    """CPU of what the laboratory runs besides the boxes: CEIQROO's services, information systems, broker, tokens."""
+    ours = {pid for pids in processes(lab).values() for pid in pids}
+    status = keeper.ask(Path(lab["ceiqroo"]["directory"]).parent, "status")
+    units = status["units"].values() if status else ()
+    return sum(spent_us(unit["pid"]) for unit in units if unit["pid"] and unit["pid"] not in ours)
 
 
 def spent_us(pid: int) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shutil
 import socket
 import ssl
@@ -75,12 +76,13 @@ async def measure(lab: dict[str, Any], sign_ms: float, in_flight: int) -> dict[s
             if (await asyncio.to_thread(signatures, lab["boxes"][0]))["tls"] == shaken["tls"]:
                 break
         before = [await asyncio.to_thread(signatures, box) for box in lab["boxes"]]
-        spent, busy = boxes.cpu_us(lab), Busy()
+        spent, beside, busy = boxes.cpu_us(lab), await asyncio.to_thread(besides_us, lab), Busy()
         count = in_flight * rounds
         with Probe(host) as probe:
             outcome = await connections.work(request, count)
         share = busy.share()
-        cost = {name: us - spent[name] for name, us in boxes.cpu_us(lab).items()}
+        cost = {name: (us - spent[name]) / count for name, us in boxes.cpu_us(lab).items()}
+        besides = {name: (us - beside[name]) / count for name, us in (await asyncio.to_thread(besides_us, lab)).items()}
         after = [await asyncio.to_thread(signatures, box) for box in lab["boxes"]]
     used = [{use: later[use] - earlier[use] for use in later} for later, earlier in zip(after, before, strict=True)]
     return {
@@ -97,9 +99,21 @@ async def measure(lab: dict[str, Any], sign_ms: float, in_flight: int) -> dict[s
         "signatures_max": round(outcome.seconds * 1000 / sign_ms) + 1,
         "handshakes": [one["tls"] for one in used],
         "machine_busy": round(share, 2),
-        "box_us": {side: round(sum(us for name, us in cost.items() if name.startswith(side)) / count) for side in boxes.SIDES},
+        "cpu_us": {side: round(sum(us for name, us in cost.items() if name.startswith(side))) for side in boxes.SIDES}
+        | {name: round(us) for name, us in besides.items()},
+        "alone_per_second": alone_per_second({name: us for name, us in cost.items() if name.startswith("A")}),
         "probe_p99_ms": round(probe.percentile(0.99), 1),
     }
+
+
+def besides_us(lab: dict[str, Any]) -> dict[str, float]:
+    """What is no box and wants the same cores: the laboratory's services, and this process, which is the load and the probe."""
+    return {"services": boxes.services_us(lab), "load": time.process_time() * 1e6}
+
+
+def alone_per_second(cost: dict[str, float]) -> int:
+    """What the client's box would reach with this machine's cores to itself: all of them, or one for its busiest process."""
+    return round(min(len(os.sched_getaffinity(0)) * 1e6 / sum(cost.values()), 1e6 / max(cost.values())))
 
 
 class Busy:
@@ -203,6 +217,8 @@ def _line(one: dict[str, Any]) -> str:
     return (
         f"S {one['sign_ms']:6} ms, C {one['in_flight']:3}: {one['per_second']:6}/s (wanted {one['wanted_per_second']}),"
         f" p50 {one['p50_ms']} ms (at most {one['wanted_p50_ms']}), {a} and {b} messages a signature,"
-        f" {used_a} and {used_b} signatures (at most {one['signatures_max']}), box A {one['box_us']['A']} us, machine busy"
-        f" {one['machine_busy']:.0%}, probe p99 {one['probe_p99_ms']} ms, {one['succeeded']}/{one['of']} succeeded"
+        f" {used_a} and {used_b} signatures (at most {one['signatures_max']}), CPU "
+        + ", ".join(f"{name} {us}" for name, us in one["cpu_us"].items())
+        + f" us (box A alone: {one['alone_per_second']}/s), machine busy {one['machine_busy']:.0%}, probe p99 {one['probe_p99_ms']} ms,"
+        f" {one['succeeded']}/{one['of']} succeeded"
     )
