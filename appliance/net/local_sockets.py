@@ -445,7 +445,7 @@ class LocalClient:
     """One process's way to a neighbour: connects when first needed, reconnects after its death, fails fast while it is away."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._owner = path, path.parent.name
         self._stream: _Stream | None = None
         self._waiting: dict[int, _Call] = {}
         self._deadlines: Deadlines | None = None
@@ -477,13 +477,13 @@ class LocalClient:
     async def _call(self, operation: str, request: object, timeout_s: float) -> tuple[bytes, int | None]:
         stream = self._connected()
         if len(self._waiting) >= IN_FLIGHT_MAX:
-            raise NeighbourAwayError(f"{self._path.parent.name}: {IN_FLIGHT_MAX} calls wait already")
+            raise NeighbourAwayError(f"{self._owner}: {IN_FLIGHT_MAX} calls wait already")
         self._next = call = (self._next + 1) & 0xFFFFFFFF
         data = frames.encode(REQUEST, call, operation, msgspec.msgpack.encode(request))
         loop = asyncio.get_running_loop()
         if self._deadlines is None:
             self._deadlines = Deadlines()
-        waiting = _Call(loop.create_future(), loop.time() + timeout_s, f"{self._path.parent.name}, {operation}")
+        waiting = _Call(loop.create_future(), loop.time() + timeout_s, f"{self._owner}, {operation}")
         self._waiting[call] = waiting
         self._deadlines.add(waiting)
         stream.send(data)
@@ -504,7 +504,7 @@ class LocalClient:
             except OSError as error:  # nobody there, or no descriptor left here
                 if sock is not None:
                     sock.close()
-                raise NeighbourAwayError(f"{self._path.parent.name}: {error.strerror}") from None
+                raise NeighbourAwayError(f"{self._owner}: {error.strerror}") from None
         return self._stream
 
     def _answered(self, frame: Frame, descriptor: int | None) -> None:
@@ -520,7 +520,7 @@ class LocalClient:
     def _lost(self) -> None:
         for waiting in self._waiting.values():
             if not waiting.answer.done():
-                waiting.answer.set_exception(NeighbourAwayError(f"{self._path.parent.name}: the process went away"))
+                waiting.answer.set_exception(NeighbourAwayError(f"{self._owner}: the process went away"))
 
     def close(self) -> None:
         if self._stream is not None:

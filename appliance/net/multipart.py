@@ -105,10 +105,26 @@ class MultipartReader:
         """No byte of this body was given out yet, and the unread bytes begin with the line end of the part's headers."""
         self._parts = self._outside = 0
 
+    def whole(self, data: bytes) -> list[tuple[PartBegan, bytes]] | None:
+        """Instead of the first `feed`: every part with its body, where all of a message is in `data`, with the line ends that boxes write.
+
+        None: nothing was read; `feed` does it step by step, and finds what is wrong. Else the stream is at its end.
+        """
+        first, *pieces = data.split(self._delimiter)
+        if not pieces or pieces.pop() != b"--\r\n" or not first.startswith(self._dash) or len(pieces) >= self._parts_max:
+            return None
+        parts = []
+        for piece in (first[len(self._dash) :], *pieces):
+            end = _HEADERS_END.search(piece, 1)
+            if end is None or piece[:2] != b"\r\n" or piece[-1] != 13 or end.start() - 1 > self._part_header_bytes_max:
+                return None
+            raw = piece[2 : end.start() + 1]
+            parts.append((PartBegan(parse_headers(raw), raw), piece[end.end() : -1]))
+        self._state, self._parts, self._outside = _EPILOGUE, len(parts), 2
+        return parts
+
     def feed(self, data: bytes) -> list[MultipartEvent]:
         """The events that are certain now. Raises MultipartMalformedError, PartOversizedError, TooManyPartsError."""
-        if self._state == _PREAMBLE and not self._held and (whole := self._whole(data)) is not None:
-            return whole
         data = self._held + data if self._held else data
         events: list[MultipartEvent] = []
         at, moved = 0, True
@@ -132,25 +148,6 @@ class MultipartReader:
         """The stream has ended. Raises MultipartMalformedError unless the closing boundary was there."""
         if self._state != _EPILOGUE:
             raise MultipartMalformedError("the message ends before its closing boundary")
-
-    def _whole(self, data: bytes) -> list[MultipartEvent] | None:
-        """The usual case: all of a message in one piece, with the line ends that boxes write. None: it is read step by step."""
-        first, *pieces = data.split(self._delimiter)
-        if not pieces or pieces.pop() != b"--\r\n" or not first.startswith(self._dash) or len(pieces) >= self._parts_max:
-            return None
-        events: list[MultipartEvent] = []
-        for piece in (first[len(self._dash) :], *pieces):
-            end = _HEADERS_END.search(piece, 1)
-            if end is None or piece[:2] != b"\r\n" or piece[-1] != 13 or end.start() - 1 > self._part_header_bytes_max:
-                return None
-            raw = piece[2 : end.start() + 1]
-            events.append(PartBegan(parse_headers(raw), raw))
-            if len(piece) - 1 > end.end():
-                events.append(PartData(piece[end.end() : -1]))
-            events.append(_PART_ENDED)
-        events.append(_FINISHED)
-        self._state, self._parts, self._outside = _EPILOGUE, len(pieces) + 1, 2
-        return events
 
     def _preamble(self, data: bytes, at: int) -> int:
         at = self._blank(data, at)

@@ -98,6 +98,8 @@ class TransportReader:
         # Head, body, chain result, chain, signature; and one more, so that content after the signature gets its own error.
         self._parts = MultipartReader(boundary, parts_max=self._limits.ocsp_parts_max + 6)
         self._expects = expects
+        self._fresh = True
+        """Nothing was fed yet: a small message mostly comes in one piece."""
         self._after = _START
         self._type = ""
         self._headers: tuple[Header, ...] = ()
@@ -118,6 +120,15 @@ class TransportReader:
     def feed(self, data: bytes) -> list[TransportEvent]:
         """What is certain now. Raises PeerProtocolError leaves: multipart.*, peer.oversized, transport.*, soap.*, xml.refused."""
         events: list[TransportEvent] = []
+        whole = self._parts.whole(data) if self._fresh else None
+        self._fresh = False
+        for part, body in whole or ():
+            self._began(part, events)
+            if body:
+                self._data(body, events)
+            self._ended(events)
+        if whole is not None:
+            return events
         for event in self._parts.feed(data):
             if isinstance(event, PartData):
                 self._data(event.data, events)

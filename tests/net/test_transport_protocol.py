@@ -250,6 +250,27 @@ def test_arbitrary_parts_give_a_message_or_one_of_our_errors(names: list[str | b
     assert len(outcomes) == 1
 
 
+@given(
+    st.integers(0, 1000),
+    st.binary(max_size=3) | st.sampled_from([b"\r\n", b"\n", b"\r", b" ", b"--", b"\r\n--" + B, b"\n--" + B, b"\r\n--" + B + b"--\r\n"]),
+    st.integers(0, 3),
+    st.integers(1, 60),
+)
+def test_a_changed_message_reads_alike_in_one_piece_and_in_many(at: int, inserted: bytes, removed: int, size: int) -> None:
+    """What comes whole is cut at once (`MultipartReader.whole`): never into something else."""
+    data = message("ocsp", "request", "body", "result", "chain", "signature")
+    at %= len(data) + 1
+    changed = data[:at] + inserted + data[at + removed :]
+
+    outcomes = set()
+    for step in (size, 1 << 20):
+        try:
+            outcomes.add(repr(read(changed, step)[0]))
+        except PeerProtocolError:
+            outcomes.add("refused")
+    assert len(outcomes) == 1
+
+
 def test_the_envelope_of_a_request_has_the_names_and_values_of_the_protocol() -> None:
     headers = request_headers(B, "11111111-2222-3333-4444-555555555555", b"application/json")
 
