@@ -70,6 +70,10 @@ ROWS: dict[str, Row] = {
     "soap.inconsistent_response": Row("inconsistent_response"),
     "soap.method": Row("invalid_http_method"),
     "soap.missing": Row("missing_soap"),
+    "soap.no_envelope": Row("invalid_soap"),
+    "soap.no_header": Row("missing_header"),
+    "soap.no_body": Row("missing_body"),
+    "soap.body": Row("invalid_body"),
     "soap.protocol_version": Row("invalid_protocol_version"),
     "soap.header_duplicate": Row("duplicate_header_field"),
     "soap.header_missing": Row("missing_header_field"),
@@ -83,7 +87,7 @@ ROWS: dict[str, Row] = {
     "message.replayed": Row("invalid_message", "this very message came before"),
     "relay.unsupported": Row("invalid_message"),
     # metadata services
-    "metadata.request": Row("invalid_message"),
+    "metadata.request": Row("invalid_request"),
     "metadata.no_description": Row(INTERNAL, "the service has no description of this kind"),
     "metadata.description_away": Row(INTERNAL, "the description of the service cannot be read"),
     # signed documents for information systems: their statuses are in exchange.signed_documents

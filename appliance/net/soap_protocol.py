@@ -16,7 +16,7 @@ from xml.parsers import expat  # nosec B405  only for documents that `read_heade
 from appliance.errors import PeerProtocolError, UnavailableError, XacbeError
 from appliance.model.identifiers import ClientId, ServerId, ServiceId
 from appliance.net.multipart import Header, media_type, parameter
-from appliance.net.soap_reader import SHA512, SoapHeader, SoapMalformedError, read_header
+from appliance.net.soap_reader import SHA512, SoapHeader, SoapHeaderMissingError, SoapMalformedError, read_header
 from appliance.net.transport_parts import TEXT_XML, XOP
 
 PROTOCOL_VERSION = "4."
@@ -41,7 +41,7 @@ class SoapActionError(PeerProtocolError):
 
 
 class SoapVersionError(PeerProtocolError):
-    """A protocolVersion that is missing or not 4.x."""
+    """A protocolVersion that is not 4.x."""
 
     kind = "soap.protocol_version"
 
@@ -128,8 +128,10 @@ def parse_request(head: bytes, framing: SoapFraming, request_id: str) -> SoapReq
     """A SOAP part as a request. Raises soap.* leaves, XmlRefusedError, IdentifierError."""
     check_framing(framing)
     header = read_header(head)
-    if not (header.protocol_version or "").startswith(PROTOCOL_VERSION):
-        raise SoapVersionError("protocolVersion is missing or not 4.x")
+    if header.protocol_version is None:
+        raise SoapHeaderMissingError("no protocolVersion")
+    if not header.protocol_version.startswith(PROTOCOL_VERSION):
+        raise SoapVersionError("protocolVersion is not 4.x")
     if not header.body_name.startswith(header.service.code):
         raise SoapInconsistentError("the element in the body is not named after the service")
     if header.is_response:
@@ -163,9 +165,12 @@ def check_framing(framing: SoapFraming) -> None:
 
 def check_response(response: SoapResponse, request: SoapRequest, *, hashed: bool = True) -> None:
     """The answer is the answer to this very request (sheet 2.9): same parties, id, user, issue, represented party; and, `hashed`, its
-    hash. securityServer and protocolVersion are not compared. Raises SoapResponseInconsistentError.
+    hash. securityServer and protocolVersion are not compared, but X-Road's readers want the latter in answers as well. Raises
+    SoapHeaderMissingError, SoapResponseInconsistentError.
     """
     ours, theirs = request.header, response.header
+    if theirs.protocol_version is None:
+        raise SoapHeaderMissingError("no protocolVersion in the answer")
     for name, wanted, found in (
         ("client", ours.client, theirs.client),
         ("service", ours.service, theirs.service),

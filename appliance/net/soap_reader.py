@@ -38,9 +38,33 @@ _SERVICE_PARTS = (*_CLIENT_PARTS, "serviceCode", "serviceVersion")
 
 
 class SoapMalformedError(PeerProtocolError):
-    """Not a SOAP 1.1 envelope, or identifiers in it that are none."""
+    """Identifiers that are none, or a header that is not text."""
 
     kind = "soap.malformed"
+
+
+class SoapEnvelopeMissingError(PeerProtocolError):
+    """XML, but no SOAP 1.1 envelope."""
+
+    kind = "soap.no_envelope"
+
+
+class SoapNoHeaderError(PeerProtocolError):
+    """An envelope without a Header."""
+
+    kind = "soap.no_header"
+
+
+class SoapNoBodyError(PeerProtocolError):
+    """An envelope without a Body."""
+
+    kind = "soap.no_body"
+
+
+class SoapBodyError(PeerProtocolError):
+    """A body that has not exactly one element."""
+
+    kind = "soap.body"
 
 
 class SoapHeaderMissingError(PeerProtocolError):
@@ -121,10 +145,8 @@ def read_fault(data: bytes) -> PeerFault | None:
 def read_header(data: bytes) -> SoapHeader:
     """The X-Road headers of a request or response. Raises XmlRefusedError and the leaves of this module."""
     root = _envelope(data)
-    header = _only(root, f"{{{_ENVELOPE}}}Header", "Header")
-    content = list(_body(root))
-    if len(content) != 1:
-        raise SoapMalformedError("the SOAP body has not exactly one element")
+    header = _only(root, f"{{{_ENVELOPE}}}Header", "Header", SoapNoHeaderError)
+    protocol_version = _optional(header, "protocolVersion")
     query_id = _leaf(_only(header, f"{{{_XROAD}}}id", "id"))
     if not query_id or len(query_id) > PART_CHARACTERS_MAX:
         raise SoapMalformedError("the id is empty or too long")
@@ -133,12 +155,15 @@ def read_header(data: bytes) -> SoapHeader:
     if "serviceCode" not in service:
         raise SoapHeaderMissingError("service: no serviceCode")
     provider = ClientId.of([service[name] for name in _CLIENT_PARTS if name in service])
+    content = list(_body(root))
+    if len(content) != 1:
+        raise SoapBodyError("the SOAP body has not exactly one element")
     return SoapHeader(
         client=ClientId.of(list(client.values())),
         service=ServiceId(provider, service["serviceCode"], service.get("serviceVersion")),
         query_id=query_id,
         body_name=local_name(content[0]),
-        protocol_version=_optional(header, "protocolVersion"),
+        protocol_version=protocol_version,
         user_id=_optional(header, "userId"),
         issue=_optional(header, "issue"),
         security_server=_security_server(header),
@@ -155,20 +180,20 @@ def _envelope(data: bytes) -> etree._Element:
         raise XmlRefusedError(f"more than {MARKS_MAX} marks of elements and attributes")
     root = parse_known(data, bytes_max=SOAP_BYTES_MAX)
     if root.tag != f"{{{_ENVELOPE}}}Envelope":
-        raise SoapMalformedError("not a SOAP 1.1 envelope")
+        raise SoapEnvelopeMissingError("not a SOAP 1.1 envelope")
     return root
 
 
 def _body(root: etree._Element) -> etree._Element:
-    return _only(root, f"{{{_ENVELOPE}}}Body", "Body")
+    return _only(root, f"{{{_ENVELOPE}}}Body", "Body", SoapNoBodyError)
 
 
-def _only(parent: etree._Element, tag: str, name: str) -> etree._Element:
+def _only(parent: etree._Element, tag: str, name: str, missing: type[PeerProtocolError] = SoapHeaderMissingError) -> etree._Element:
     found = parent.findall(tag)
     if len(found) > 1:
         raise SoapHeaderDuplicateError(f"{name} is there twice")
     if not found:
-        raise SoapHeaderMissingError(f"no {name}")
+        raise missing(f"no {name}")
     return found[0]
 
 

@@ -21,7 +21,7 @@ CODES = {
     "seal.stamp_chain": "malformed_signature",
     "seal.chain_missing": "malformed_signature",
     "seal.chain_malformed": "malformed_signature.malformed_hash_chain",
-    "seal.chain_result": "malformed_signature.invalid_hash_chain_result",
+    "seal.chain_result": "malformed_signature.invalid_hash_chain",
     "seal.chain_reference": "malformed_signature.invalid_hash_chain_ref",
     "seal.chain_unused_input": "malformed_signature.hashchain_unused_inputs",
     "seal.chain_unknown_reference": "malformed_signature.invalid_reference",

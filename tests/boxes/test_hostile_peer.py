@@ -75,7 +75,7 @@ class Bad:
 
 
 SEAL = "server.serverproxy.signature_verification."
-CHAIN_FAULT = SEAL + "malformed_signature.invalid_hash_chain_result"
+CHAIN_FAULT = SEAL + "malformed_signature.invalid_hash_chain"
 STATUS_FAULT = SEAL + "invalid_cert_path.incorrect_validation_info"
 
 

@@ -66,7 +66,7 @@ def test_list_clients_tells_the_whole_network_in_both_forms(lab: Lab) -> None:
 def test_an_instance_that_nobody_knows_has_no_clients(lab: Lab) -> None:
     answer = own(lab, "/listClients?xRoadInstance=NADA", headers={"Accept": "application/json"})
     assert (answer.status_code, answer.headers["X-Road-Error"]) == (500, "server.clientproxy.unknown_member")
-    assert own(lab, "/listClients?xRoadInstance=A&xRoadInstance=B").headers["X-Road-Error"] == "server.clientproxy.invalid_message"
+    assert own(lab, "/listClients?xRoadInstance=A&xRoadInstance=B").headers["X-Road-Error"] == "server.clientproxy.invalid_request"
     assert fault_code(requests.post(lab.box(1)["client_http"] + "/listClients", timeout=10)) == "client.invalid_content_type"
 
 
@@ -92,7 +92,7 @@ def test_get_open_api_tells_the_description_without_an_address_of_the_system(lab
     assert answer.json()["openapi"].startswith("3.")
     assert not any("//" in server["url"] for server in answer.json().get("servers", []))
     assert ask(lab, "getOpenAPI", "?serviceCode=nada").headers["X-Road-Error"] == "server.serverproxy.unknown_service"
-    assert ask(lab, "getOpenAPI").headers["X-Road-Error"] == "server.serverproxy.invalid_message"
+    assert ask(lab, "getOpenAPI").headers["X-Road-Error"] == "server.serverproxy.invalid_request"
 
 
 def test_soap_lists_its_services(lab: Lab) -> None:
@@ -130,7 +130,7 @@ def test_zeep_calls_the_service_by_the_wsdl_that_get_wsdl_gave(lab: Lab, tmp_pat
 
 def test_a_wsdl_of_nothing_gets_its_fault(lab: Lab) -> None:
     assert fault_code(ask_soap(lab, "getWsdl", "<serviceCode>nada</serviceCode>")) == "server.serverproxy.unknown_service"
-    assert fault_code(ask_soap(lab, "getWsdl")) == "server.serverproxy.invalid_message"
+    assert fault_code(ask_soap(lab, "getWsdl")) == "server.serverproxy.invalid_request"
 
 
 # -- signed documents

@@ -189,6 +189,7 @@ XML_CASES = {
     "another encoding": ("invalid_content_type", {"prolog": '<?xml version="1.0" encoding="UTF-7"?>'}),
     "header twice": ("duplicate_header_field", {"header": "<xrd:id>otro</xrd:id>"}),
     "not XML": ("invalid_xml", {"prolog": "x"}),
+    "two elements in the body": ("invalid_body", {"body": '</consultaVehiculo><consultaVehiculo xmlns="urn:qroo:vehiculos">'}),
 }
 
 

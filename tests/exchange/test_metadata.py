@@ -117,10 +117,10 @@ def test_get_open_api_gives_the_accepted_description_without_internal_addresses(
 @pytest.mark.parametrize(
     ("code", "query", "method", "fault"),
     [
-        ("getOpenAPI", "", "GET", "invalid_message"),
-        ("getOpenAPI", "?serviceCode=", "GET", "invalid_message"),
-        ("getOpenAPI", "?serviceCode=folios&serviceCode=simple", "GET", "invalid_message"),
-        ("getOpenAPI", "?" + "a=1&" * 50 + "serviceCode=folios", "GET", "invalid_message"),
+        ("getOpenAPI", "", "GET", "invalid_request"),
+        ("getOpenAPI", "?serviceCode=", "GET", "invalid_request"),
+        ("getOpenAPI", "?serviceCode=folios&serviceCode=simple", "GET", "invalid_request"),
+        ("getOpenAPI", "?" + "a=1&" * 50 + "serviceCode=folios", "GET", "invalid_request"),
         ("getOpenAPI", "?serviceCode=nada", "GET", "unknown_service"),
         ("getOpenAPI", "?serviceCode=ajeno", "GET", "unknown_service"),
         ("getOpenAPI", "?serviceCode=consultaVehiculo", "GET", "unknown_service"),
@@ -165,9 +165,9 @@ def test_get_wsdl_answers_with_the_description_as_a_sealed_attachment(offering: 
 @pytest.mark.parametrize(
     ("code", "content", "fault"),
     [
-        ("getWsdl", "", "invalid_message"),
-        ("getWsdl", "<xrd:serviceCode/>", "invalid_message"),
-        ("getWsdl", "<xrd:serviceCode>a</xrd:serviceCode><xrd:serviceCode>b</xrd:serviceCode>", "invalid_message"),
+        ("getWsdl", "", "invalid_request"),
+        ("getWsdl", "<xrd:serviceCode/>", "invalid_request"),
+        ("getWsdl", "<xrd:serviceCode>a</xrd:serviceCode><xrd:serviceCode>b</xrd:serviceCode>", "invalid_request"),
         ("getWsdl", "<xrd:serviceCode>folios</xrd:serviceCode>", "unknown_service"),
         (
             "getWsdl",

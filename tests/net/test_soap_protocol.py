@@ -25,7 +25,7 @@ from appliance.net.soap_protocol import (
     parse_response,
     with_request_hash,
 )
-from appliance.net.soap_reader import SoapEncodingError, SoapHeaderDuplicateError, SoapMalformedError, read_header
+from appliance.net.soap_reader import SoapEncodingError, SoapHeaderDuplicateError, SoapHeaderMissingError, SoapMalformedError, read_header
 from appliance.net.transport_parts import BodyBegan, BodyData, BodyEnded, TransportLimits
 from tests.net.test_soap_reader import CLIENT, ID, SERVICE, envelope
 
@@ -53,7 +53,7 @@ def test_every_header_of_the_protocol_is_read() -> None:
 @pytest.mark.parametrize(
     ("head", "error"),
     [
-        (envelope(CLIENT + SERVICE + ID), SoapVersionError),
+        (envelope(CLIENT + SERVICE + ID), SoapHeaderMissingError),
         (envelope(CLIENT + SERVICE + ID + VERSION.replace("4.0", "5.0")), SoapVersionError),
         (envelope(WHOLE, "<pong/>"), SoapInconsistentError),
         (envelope(WHOLE, "<pingResponse/>"), SoapInconsistentError),

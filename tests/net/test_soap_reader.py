@@ -11,9 +11,13 @@ from appliance.model.identifiers import ClientId, ServiceId
 from appliance.model.xml_input import XmlRefusedError
 from appliance.net.soap_reader import (
     MARKS_MAX,
+    SoapBodyError,
+    SoapEnvelopeMissingError,
     SoapHeaderDuplicateError,
     SoapHeaderMissingError,
     SoapMalformedError,
+    SoapNoBodyError,
+    SoapNoHeaderError,
     read_fault,
     read_header,
 )
@@ -69,9 +73,11 @@ def test_an_answer_is_the_providers() -> None:
         (envelope(CLIENT.replace("4321", "") + SERVICE + ID), SoapMalformedError),
         (envelope(CLIENT + SERVICE.replace("<id:serviceCode>ping</id:serviceCode>", "") + ID), SoapHeaderMissingError),
         (envelope(CLIENT + SERVICE + "<xrd:id/>"), SoapMalformedError),
-        (envelope(body=""), SoapMalformedError),
-        (envelope(body="<a/><b/>"), SoapMalformedError),
-        (b"<x/>", SoapMalformedError),
+        (envelope(body=""), SoapBodyError),
+        (envelope(body="<a/><b/>"), SoapBodyError),
+        (envelope().replace(b"s:Body", b"s:Bodies"), SoapNoBodyError),
+        (envelope().replace(b"s:Header", b"s:Headers"), SoapNoHeaderError),
+        (b"<x/>", SoapEnvelopeMissingError),
         (b"", XmlRefusedError),
         (b"<!DOCTYPE s [<!ENTITY a SYSTEM 'file:///etc/passwd'>]>" + envelope()[38:], XmlRefusedError),
         (b"<a>" * 5000, XmlRefusedError),
