@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.messagelog.wire import CLIENT, REQUEST, Append, Appended, Seal
 from appliance.net.soap_mime import SoapReader
 from appliance.net.transport_parts import SOAP, TransportLimits
 from appliance.net.transport_protocol import TransportReader
+from appliance.processes.relay import LARGE_AT_ONCE, LARGE_BYTES, RecorderLog
 from appliance.relay import gates
 from appliance.relay.gates import BusyError, Gates, Passage
 
@@ -102,3 +105,37 @@ def test_answers_count_for_the_message_under_way() -> None:
         gates.hold(1)
     passage.leave()
     assert shared.held_bytes == 0
+
+
+def record(message: bytes) -> Append:
+    return Append(
+        side=CLIENT, direction=REQUEST, received=False, query_id="q", request_id="r", client="c", service="s", represented_party=None,
+        message=message, body=None, body_file=None, body_bytes=0, body_digest=None, seal=Seal(b"", None, None, 0, 0), stamp_first=False,
+    )  # fmt: skip
+
+
+def test_large_messages_go_to_the_recorder_three_at_a_time_and_small_ones_pass_them() -> None:
+    class Recorder:
+        running = most = answered = 0
+
+        async def call(self, operation: str, record: Append, answer: type[Appended], timeout_s: float) -> Appended:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(0.01 if len(record.message) > LARGE_BYTES else 0)
+            self.running -= 1
+            self.answered += 1
+            return Appended(1, 1, None, None)
+
+    async def main() -> None:
+        recorder = Recorder()
+        log = RecorderLog(recorder)  # type: ignore[arg-type]  # its one method
+        large = record(bytes(LARGE_BYTES + 1))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(12):
+                group.create_task(log.append(large))
+            await asyncio.sleep(0)
+            await log.append(record(b"small"))
+            assert recorder.answered == 1
+        assert (recorder.answered, recorder.most) == (13, LARGE_AT_ONCE + 1)
+
+    asyncio.run(main())
