@@ -100,7 +100,7 @@ def test_a_client_asks_the_other_box_for_its_records_over_the_message_protocol(l
     assert attachment["Content-ID"] == "<operational-monitoring-data.json.gz>"
     assert attachment.get_content_type() == "application/gzip"
     told = json.loads(gzip.decompress(attachment.get_payload(decode=True)))["records"]
-    assert any(one.get("messageUserId") == "agente-7" and one["restPath"].startswith("/") for one in told)
+    assert any(one.get("messageUserId") == "agente-7" and one.get("restPath", "").startswith("/") for one in told)
     mine = lab.client.split("/")[3]
     assert all(mine in (one["clientSubsystemCode"], one["serviceSubsystemCode"]) for one in told)
     assert f"recordsCount>{len(told)}<" in soap.get_payload()
