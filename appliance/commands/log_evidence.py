@@ -1,4 +1,4 @@
-"""`xacbe log prove|check|audit|report`: what the log proves, whether it is whole, and who asked for whom.
+"""`xacbe log prove|check|audit|compare|report`: what the log proves, whether it is whole, what another lacks of it, who asked for whom.
 
 `check` needs no box; `audit` reads the files of a log, the box's own or a copy. Exit codes: 0 holds, 1 does not, 2 undecidable.
 """
@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from appliance import durable
 from appliance.clock import iso, to_us
 from appliance.commands.verbs import add_verb, certificates, print_json, print_table, printable, read_file
 from appliance.configuration_files import load_directory
-from appliance.errors import RefusedError, UnverifiedError, XacbeError
-from appliance.messagelog import inspection, proof
+from appliance.errors import UNREADABLE, RefusedError, UnverifiedError, XacbeError
+from appliance.messagelog import inspection, proof, reconciliation
 from appliance.messagelog.checkpoint import read_checkpoint
 from appliance.messagelog.inspection import Findings, Trust
-from appliance.messagelog.record import ENTRIES
+from appliance.messagelog.record import ENTRIES, BrokenLinkError
 from appliance.messagelog.wire import ExchangeGroup, ProveRecord, ReportExchanges
 from appliance.model import certificates as model_certificates
 from appliance.net.local_sockets import BlockingClient, channel_path
@@ -60,6 +61,9 @@ def add_arguments(verbs: Any) -> None:
         parser.add_argument("--ca", type=Path, nargs="+", default=[], metavar="PEM", help=text("verify.ca"))
         parser.add_argument("--configuration", type=Path, metavar="DIR", help=text("verify.configuration"))
     audit.add_argument("--tsa", type=Path, nargs="+", default=[], metavar="PEM", help=text("verify.tsa"))
+    compare = add_verb(verbs, "compare", "log.compare")
+    compare.add_argument("other", type=Path, metavar="DIR", help=text("log.compare_other"))
+    compare.add_argument("--log", type=Path, metavar="DIR", help=text("log.audit_log"))
     report = add_verb(verbs, "report", "log.report")
     report.add_argument("--from", dest="since", type=moment_us, required=True, metavar="TIME", help=text("log.since"))
     report.add_argument("--to", dest="until", type=moment_us, required=True, metavar="TIME", help=text("log.until"))
@@ -68,7 +72,13 @@ def add_arguments(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    verbs: dict[str, Callable[[argparse.Namespace], int]] = {"prove": _prove, "check": _check, "audit": _audit, "report": _report}
+    verbs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "prove": _prove,
+        "check": _check,
+        "audit": _audit,
+        "compare": _compare,
+        "report": _report,
+    }
     return verbs[arguments.verb](arguments)
 
 
@@ -192,6 +202,32 @@ def _print_findings(found: Findings) -> None:
     if found.bad is not None:
         bad = found.bad
         print(text("log.first_bad", sequence=bad.sequence, why=printable(bad.why), after=bad.after))
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """As whoever may read the files of both. Exit codes: 0 nothing was taken out, 1 something was, 2 one of them cannot be followed."""
+    bar = _Bar() if sys.stderr.isatty() and not arguments.json else None
+    try:
+        own = arguments.log or arguments.state / "log"
+        found = reconciliation.compare(own, arguments.other, bar.show if bar is not None else lambda done, total: None)
+    except (BrokenLinkError, *UNREADABLE) as error:
+        print(refusal(BrokenLinkError.kind, str(error)), file=sys.stderr)
+        return EXIT_CODES[inspection.UNDECIDED]
+    finally:
+        if bar is not None:
+            bar.clear()
+    sides = dict(zip(("other_lacks", "own_lacks"), found, strict=True))
+    if arguments.json:
+        print_json({side: asdict(gaps) for side, gaps in sides.items()})
+    else:
+        for side, gaps in sides.items():
+            counts = {"compared": gaps.compared, "missing": gaps.missing_count, "unreceived": gaps.unreceived_count}
+            print(text(f"log.compare.{side}", **counts))
+            for name, rows in (("missing", gaps.missing), ("unreceived", gaps.unreceived)):
+                for one in rows:
+                    parties = f"{one.direction:8}  {printable(one.client)} -> {printable(one.service)}"
+                    print(f"  {text(f'log.compare.{name}'):12} {one.sequence:10}  {iso(one.at_us)}  {parties}")
+    return 1 if any(gaps.missing_count for gaps in found) else 0
 
 
 class _Bar:

@@ -27,6 +27,21 @@ LOG_TEXTS: dict[str, tuple[str, str]] = {
         "recorrer todo el registro y nombrar lo primero que no corresponde",
         "walk the whole log and name the first record that does not fit",
     ),
+    "log.compare": (
+        "comparar el registro con el de otra caja y nombrar los mensajes que falten en uno de los dos",
+        "compare the log with another box's and name the messages that one of them lacks",
+    ),
+    "log.compare_other": ("directorio del registro de la otra caja, o de una copia", "directory of the other box's log, or of a copy"),
+    "log.compare.other_lacks": (
+        "En el otro registro: {compared} mensajes entre ambos, {missing} borrados de allí, {unreceived} enviados sin constancia de llegada",
+        "In the other log: {compared} messages between the two, {missing} taken out there, {unreceived} sent and not known to have arrived",
+    ),
+    "log.compare.own_lacks": (
+        "En este registro: {compared} mensajes entre ambos, {missing} borrados de aquí, {unreceived} enviados sin constancia de llegada",
+        "In this log: {compared} messages between the two, {missing} taken out here, {unreceived} sent and not known to have arrived",
+    ),
+    "log.compare.missing": ("BORRADO", "TAKEN OUT"),
+    "log.compare.unreceived": ("sin llegada", "not arrived"),
     "log.audit_log": ("directorio de un registro copiado; si falta, el de la caja", "directory of a copied log; else the box's own"),
     "log.prove": ("prueba de que un registro está en la bitácora firmada", "proof that a record is in the signed log"),
     "log.check": ("comprobar una prueba sin caja ni red", "check a proof without box or network"),

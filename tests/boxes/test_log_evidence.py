@@ -28,6 +28,7 @@ def ceiqroo(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.case("T26")
 @pytest.mark.case("T27")
+@pytest.mark.case("T29")
 @pytest.mark.case("T31")
 def test_a_log_is_proven_audited_witnessed_and_a_rewritten_copy_convicted(lab: Lab, tmp_path: Path) -> None:
     query = f"evidencia-{uuid.uuid4()}"
@@ -63,6 +64,16 @@ def test_a_log_is_proven_audited_witnessed_and_a_rewritten_copy_convicted(lab: L
     copy = tmp_path / "log"
     shutil.copytree(state / "log", copy)
     assert judged(lab, copy) == (0, "intact")
+
+    # both boxes' logs beside each other: what the client's box has of the exchange, this one has too
+    other = Path(lab.box(1)["state"]) / "log"
+    compared = subprocess.run(
+        [str(BIN / "xacbe"), "log", "compare", str(other), "--log", str(copy), "--json"], capture_output=True, text=True
+    )
+    assert compared.returncode in (0, 1), compared.stderr  # other tests let a foreign box speak for this one
+    sides = json.loads(compared.stdout)
+    assert min(side["compared"] for side in sides.values()) >= 2
+    assert [one for side in sides.values() for one in side["missing"] if one["at_us"] >= asked["at_us"]] == []
 
     # root rewrites one record, relinks all of it, throws away every checkpoint and tile
     def rewrite(found: list[record.Record]) -> list[record.Record]:

@@ -15,8 +15,8 @@ from tests.messagelog import outages
 from tests.messagelog.outages import H, S, World
 
 SEEDS = 20 if DEEP else 3
-MESSAGES = 5000 if DEEP else 90
-"""In each seed: 100,000 at night."""
+MESSAGES = 5000 if DEEP else 600
+"""Acknowledged ones in each seed: 100,000 at night."""
 
 
 async def played(root: Path, seed: int, messages: int) -> tuple[World, list[str]]:
@@ -24,7 +24,7 @@ async def played(root: Path, seed: int, messages: int) -> tuple[World, list[str]
     chance = random.Random(seed)  # noqa: S311  a test's data
     world = World(root, chance)
     per_step = max(2, messages // 60)
-    while world.made < messages:
+    while len(world.acknowledged) < messages:
         trouble = chance.choice(["none", "authority", "authority", "responder", "both", "authority's clock", "our clock"])
         hours = chance.choice([1, 3, 6, 9, 24, 72])
         world.authority.silent = trouble in ("authority", "both")
@@ -49,7 +49,7 @@ def test_after_any_outage_each_acknowledged_message_is_stamped_or_withdrawn(tmp_
     world, unexplained = asyncio.run(played(tmp_path / "log", seed, MESSAGES))
 
     assert unexplained == []
-    assert len(world.acknowledged) > MESSAGES // 4
+    assert len(world.acknowledged) >= MESSAGES
     assert not world.box.stopped
 
 
