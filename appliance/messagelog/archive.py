@@ -16,6 +16,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, BinaryIO, cast
@@ -158,12 +159,18 @@ class CheckedArchive:
     containers: list[str]
 
 
+_NO_ARCHIVE: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError, ValueError, OverflowError, EOFError, KeyError, OSError,
+)  # fmt: skip
+"""All that zipfile raises for bytes that are none of ours: for an encrypted entry it is a bare RuntimeError."""
+
+
 def check_archive(file: BinaryIO, before: str | None) -> CheckedArchive:
     """Makes the chain again, from the digest that must precede it (None: whatever the archive names). Raises ArchiveBrokenError."""
     try:
         with zipfile.ZipFile(file) as archive:
             return _check(archive, before)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError, OverflowError, EOFError, KeyError, OSError) as error:
+    except _NO_ARCHIVE as error:
         raise ArchiveBrokenError(f"not an archive: {error}") from None
 
 
