@@ -29,7 +29,7 @@ if [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then mkdir -
   apt-get download -qq openssh-server && dpkg-deb -x openssh-server_*.deb . && rm openssh-server_*.deb; fi
 endef
 
-.PHONY: verify.html demo test crash-test setup lint bench nightly nightly-trixie fuzz clean debian report image image-run image-check image-test
+.PHONY: verify.html demo test crash-test simulate setup lint bench nightly nightly-trixie fuzz clean debian report image image-run image-check image-test
 
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
@@ -49,6 +49,12 @@ build/scan/.ready: tests/scan/requirements.lock | debian
 crash-test: setup
 	@$(call install,$(DEBIAN_CRASH))
 	@$(BIN)/python -m pytest -m crash tests/crash
+
+# Whole networks on virtual time (tests/simulation/README.md): SEEDS runs from FROM on; each failure prints how to replay it.
+SEEDS ?= 1000
+FROM ?= 1
+simulate: setup
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) --jobs $$(nproc) $(ARGS)
 
 setup: $(VENV)/.ready
 
@@ -81,6 +87,7 @@ nightly: setup build/scan/.ready
 	@$(call install,$(DEBIAN_TEST) $(DEBIAN_CRASH) $(DEBIAN_NIGHTLY))
 	@$(unpack_sshd)
 	@XACBE_DEPTH=deep $(BIN)/python -m pytest -m 'crash or not crash' $(T)
+	@$(MAKE) --no-print-directory simulate SEEDS=100000 FROM=$$(( $$(date +%s) / 86400 * 100000 ))
 	@$(MAKE) --no-print-directory fuzz
 	@$(call install,$(DEBIAN_BENCH))
 	@$(BIN)/python -m tests.bench log growth --records 1000000 --growth-records 1000 100000 1000000

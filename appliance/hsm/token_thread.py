@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from appliance.clock import Clock
 from appliance.hsm.service import Asked, Effect, Freed, GivenUp, Refuse, TokenQueue, UseToken
 from appliance.hsm.token import TokenBusyError
+from appliance.worker_thread import StartWorker, WorkerThread
 
 Result = TypeVar("Result")
 
@@ -24,14 +23,13 @@ Result = TypeVar("Result")
 class TokenThread:
     """Runs calls one at a time, by urgency. Made inside a running loop."""
 
-    def __init__(self, waiting_max: int, clock: Clock) -> None:
+    def __init__(self, waiting_max: int, clock: Clock, start_worker: StartWorker = WorkerThread) -> None:
         self._clock, self._queue = clock, TokenQueue(waiting_max)
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[int, tuple[Callable[[], Any], asyncio.Future[Any]]] = {}
         self._next = 0
-        self._calls: queue.SimpleQueue[tuple[int, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._at_token_since_s: float | None = None
-        threading.Thread(target=self._work, name="token", daemon=True).start()
+        self._worker = start_worker("token", self._work)
 
     @property
     def waiting(self) -> int:
@@ -60,7 +58,7 @@ class TokenThread:
 
     def stop(self) -> None:
         """The thread ends after the call that it is in."""
-        self._calls.put(None)
+        self._worker.stop()
 
     def _handle(self, event: Asked | Freed | GivenUp) -> None:
         for effect in self._queue.handle(event, self._clock.monotonic_s()):
@@ -75,7 +73,7 @@ class TokenThread:
                     self._handle(Freed())
                     return
                 self._at_token_since_s = self._clock.monotonic_s()
-                self._calls.put((job, call))
+                self._worker.give((job, call))
             case Refuse():
                 if future is not None and not future.done():
                     future.set_exception(TokenBusyError("too much waits for the token", retry_after_s=1.0))
@@ -90,13 +88,13 @@ class TokenThread:
                 future.set_exception(error)
         self._handle(Freed())
 
-    def _work(self) -> None:
-        while (next_call := self._calls.get()) is not None:
-            job, call = next_call
-            result, error = None, None
-            try:
-                result = call()
-            except BaseException as raised:  # handed to the waiting task, which raises it
-                error = raised
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(self._done, job, result, error)
+    def _work(self, given: tuple[int, Callable[[], Any]]) -> None:
+        """In the token's thread."""
+        job, call = given
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:  # handed to the waiting task, which raises it
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._done, job, result, error)

@@ -60,6 +60,14 @@ class Disk(Protocol):
 
     def sync(self, handle: int) -> None: ...
 
+    def reload(self, path: str) -> None:
+        """Syncs a file and forgets what the cache holds of it: what is read next is what the disk has.
+
+        After a failed sync the cache shows bytes that never reached the disk, and calls them clean (Linux): a process that started anew
+        would take them for durable. Raises SyncFailedError.
+        """
+        ...
+
     def close(self, handle: int) -> None: ...
 
     def view(self, path: str) -> Buffer:
@@ -150,6 +158,14 @@ class OsDisk:
 
     def sync(self, handle: int) -> None:
         durable.sync_file(handle)
+
+    def reload(self, path: str) -> None:
+        fd = os.open(self._root / path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            durable.sync_file(fd)  # a killed process's bytes are dirty still: those are written, and kept
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # clean pages alone are dropped, and all are clean now
+        finally:
+            os.close(fd)
 
     def close(self, handle: int) -> None:
         os.close(handle)

@@ -7,14 +7,14 @@ load the groups grow by themselves. A write whose outcome is unknown ends the pr
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.messagelog.groups import Draft, Group, Written
+from appliance.worker_thread import StartWorker, WorkerThread
 
 GROUP_RECORDS_MAX = 1024
 GROUP_BYTES_MAX = 8 << 20
@@ -44,19 +44,24 @@ class Writer(Protocol):
 class GroupCommit:
     """Invariants: at most one group is being written; every submitted draft is answered exactly once, in order, or the process ends."""
 
-    def __init__(self, store: Writer, waiting_max: int, on_group: Callable[[Group], None], stop: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        store: Writer,
+        waiting_max: int,
+        on_group: Callable[[Group], None],
+        stop: Callable[[BaseException], None],
+        start_worker: StartWorker = WorkerThread,
+    ) -> None:
         """`on_group`: called in the loop with each durable group, before its drafts are answered. `stop`: ends the process."""
         self._store, self._waiting_max, self._on_group, self._stop = store, waiting_max, on_group, stop
         self._loop = asyncio.get_running_loop()
         self._pending: deque[tuple[Draft, Done]] = deque()
         self._audits = 0
         self._busy = self._asked = self._closing = False
-        self._groups: queue.SimpleQueue[list[Draft] | None] = queue.SimpleQueue()
         self._written: list[Done] = []
         self._idle = asyncio.Event()
         self._idle.set()
-        self._thread = threading.Thread(target=self._write_groups, name="log-writer", daemon=True)
-        self._thread.start()
+        self._writer = start_worker("log-writer", self._write)
 
     @property
     def waiting(self) -> int:
@@ -100,8 +105,7 @@ class GroupCommit:
         if self._pending or self._busy:
             self._idle.clear()
             await self._idle.wait()
-        self._groups.put(None)
-        self._thread.join()
+        self._writer.end()
 
     def _begin(self) -> None:
         self._asked = False
@@ -116,20 +120,18 @@ class GroupCommit:
             self._written.append(done)
             size += DRAFT_BYTES + len(draft.content)
         self._busy = True
-        self._groups.put(drafts)
+        self._writer.give(drafts)
 
-    def _write_groups(self) -> None:
-        while (drafts := self._groups.get()) is not None:
-            try:
-                group = self._store.write(drafts)
-            except BaseException as error:
-                # The outcome is unknown (T35): nobody is answered, nothing is tried again, the process ends here and now.
-                self._stop(error)
-                return
-            try:
-                self._loop.call_soon_threadsafe(self._finished, group)
-            except RuntimeError:  # the loop ended without close(): the group is durable, there is nobody to tell
-                return
+    def _write(self, drafts: list[Draft]) -> None:
+        """In the writer's thread. After a failure nothing more is given: the group stays unanswered."""
+        try:
+            group = self._store.write(drafts)
+        except BaseException as error:
+            # The outcome is unknown (T35): nobody is answered, nothing is tried again, the process ends here and now.
+            self._stop(error)
+            return
+        with contextlib.suppress(RuntimeError):  # the loop ended without close(): the group is durable, there is nobody to tell
+            self._loop.call_soon_threadsafe(self._finished, group)
 
     def _finished(self, group: Group) -> None:
         answered, self._written = self._written, []

@@ -13,6 +13,9 @@ LOOK_S = 60.0
 WINDOW_S = 24 * 3600.0
 KNOWN_AFTER_S = 600.0
 """A pace measured over less than ten minutes says nothing of a day."""
+HORIZON_US = 100 * 365 * 86_400 * 1_000_000
+"""What fills in more than a century does not fill; a large disk that loses a block a day would otherwise be full at a time that no frame
+can carry."""
 
 
 class Growth:
@@ -28,11 +31,13 @@ class Growth:
             self._seen.popleft()
 
     def full_us(self, now: Now, room: int) -> int | None:
-        """When nothing will be left. None: the room does not shrink, or was not watched long enough; `now` where nothing is left."""
+        """When nothing will be left. None: the room does not shrink, or not within HORIZON_US, or was not watched long enough; `now` where
+        nothing is left."""
         if room <= 0:
             return now.us
         if not self._seen or now.s - self._seen[0][0] < KNOWN_AFTER_S:
             return None
         first_s, first_room = self._seen[0]
         lost = first_room - room
-        return now.us + int((now.s - first_s) * 1_000_000) * room // lost if lost > 0 else None
+        left_us = int((now.s - first_s) * 1_000_000) * room // lost if lost > 0 else HORIZON_US
+        return now.us + left_us if left_us < HORIZON_US else None

@@ -24,7 +24,7 @@ from appliance.messagelog.bodies import Bodies, Claimed
 from appliance.messagelog.checkpoints import Checkpoints, Signer, is_news
 from appliance.messagelog.custodian import Custodian
 from appliance.messagelog.data_keys import DataKeys
-from appliance.messagelog.disk import OsDisk
+from appliance.messagelog.disk import Disk, OsDisk
 from appliance.messagelog.entries import entry_of
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Signature, Written
@@ -62,6 +62,7 @@ from appliance.messagelog.wire import (
 from appliance.net.local_sockets import Handler, Reply
 from appliance.settings import RecorderSettings
 from appliance.trust.autonomy import EVIDENCE_GAP_MAX_US
+from appliance.worker_thread import StartWorker, WorkerThread
 
 INDEX_FILE, TILES = "index.sqlite", "tiles"
 NO_DEADLINE_US = 1 << 62
@@ -94,6 +95,9 @@ class Recorder:
         on_unconfirmed: Callable[[WriteUnconfirmed], None],
         on_rolled_back: Callable[[dict[str, str]], None],
         accounts: Accounts,
+        *,
+        disk: Disk | None = None,
+        start_worker: StartWorker = WorkerThread,
     ) -> None:
         """Checks the log from the newest checkpoint on and brings index and tree up to it: blocking, some seconds where all is followed.
 
@@ -101,7 +105,7 @@ class Recorder:
         outcome of a write is unknown, or the log contradicts itself. It may be called in any thread and does not return, except in tests.
         """
         self._clock, self._log, self._stop = clock, log, stop
-        self._disk = OsDisk(root)
+        self._disk = disk or OsDisk(root)
         limits = Limits(segment_bytes_max=settings.segment_bytes_max, reserve_bytes=settings.reserve_bytes)
         self.store = Store(self._disk, limits, clock, lambda: secrets.token_bytes(SALT_BYTES))
         self.store.lock()
@@ -123,7 +127,7 @@ class Recorder:
         self._signatures = RecentSignatures()
         self.keys = DataKeys(root, signer, clock, self._bodies_thread, log)
         self._bodies = Bodies(self._disk, clock, self.store.room, self._bodies_thread)
-        self._commit = GroupCommit(self.store, settings.waiting_max, self._group_written, stop)
+        self._commit = GroupCommit(self.store, settings.waiting_max, self._group_written, stop, start_worker)
         self._records, newest_stamp = index.counts()
         self.stamper = self._stamper(index, trust, on_unconfirmed)
         self.checkpoints = Checkpoints(

@@ -125,6 +125,8 @@ class Store:
         """
         self.lock()
         firsts = self._segments_found()
+        if firsts:
+            self._disk.reload(segment_path(firsts[-1]))  # the last one alone may have bytes whose sync failed
         begin = self._begin(start, firsts)
         self._start = None if begin is None else start
         check = ChainCheck(None if start is None or begin is None else Position(start.sequence, start.link))

@@ -30,16 +30,17 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._items: set[Waiting] = set()
+        self._items: dict[Waiting, None] = {}
+        """In the order in which they came: who expires together hears it in that order, in every run."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, item: Waiting) -> None:
-        self._items.add(item)
+        self._items[item] = None
         if self._timer is None:
             self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def discard(self, item: Waiting) -> None:
-        self._items.discard(item)
+        self._items.pop(item, None)
 
     def _tick(self) -> None:
         now = self._loop.time()

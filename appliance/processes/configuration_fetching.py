@@ -81,7 +81,6 @@ class ConfigurationKeeper:
         """Our TLS certificates by SHA-256, and since when what others read of the configuration has named each, without a gap."""
         self._https: ssl.SSLContext | None = None
         self._wake = asyncio.Event()
-        self._random = random.Random()  # noqa: S311  jitter of waits
 
     @property
     def has_anchor(self) -> bool:
@@ -192,7 +191,7 @@ class ConfigurationKeeper:
             wait_s = interval if failures == 0 else min(interval, 2.0 ** min(failures, 10))
             self._wake.clear()
             try:
-                async with asyncio.timeout(wait_s * self._random.uniform(0.8, 1.0)):
+                async with asyncio.timeout(wait_s * random.uniform(0.8, 1.0)):  # noqa: S311  jitter
                     await self._wake.wait()
             except TimeoutError:
                 continue

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections import deque
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -22,6 +25,7 @@ from appliance.errors import UnavailableError, XacbeError
 from appliance.health.wire import Incident
 from appliance.journal import event, start_journal
 from appliance.messagelog import audit
+from appliance.messagelog.disk import Disk
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import AWAY, WriteUnconfirmed
 from appliance.net.local_sockets import LocalClient, LocalServer, NeighbourAwayError, channel_path, inherited_sockets
@@ -30,6 +34,7 @@ from appliance.processes.running import run, settle, until_stopped
 from appliance.settings import RecorderSettings, load
 from appliance.supervision.policy import EXIT_CORRUPT
 from appliance.trust.wire import News, View
+from appliance.worker_thread import StartWorker, WorkerThread
 
 EXIT_UNAVAILABLE = 75
 """EX_TEMPFAIL: another writer, or a disk that is full to the last byte; a later start may succeed."""
@@ -124,12 +129,20 @@ def _stop(log: logging.Logger, error: BaseException) -> None:
     os._exit(EXIT_CORRUPT)
 
 
-async def _serve(state: Path, log: logging.Logger) -> None:
-    clock, settings = SystemClock(), load(state, RecorderSettings)
-    durable.make_directory(state / "log")
+def parts(
+    state: Path,
+    settings: RecorderSettings,
+    clock: Clock,
+    log: logging.Logger,
+    listeners: dict[str, socket.socket],
+    stop: Callable[[BaseException], None],
+    *,
+    disk: Disk | None = None,
+    start_worker: StartWorker = WorkerThread,
+) -> tuple[Recorder, list[Coroutine[Any, Any, None]]]:
+    """The open log, and the coroutines that together are this process. Raises what opening a log raises."""
     trust, signer = (LocalClient(channel_path(state, owner, "recorder")) for owner in ("trust_agent", "signer"))
     incidents = Incidents(state, clock)
-    stop = partial(_stop, log)
     supervisor = LocalClient(channel_path(state, "supervisor", "recorder"))
 
     async def accounts() -> list[Account]:
@@ -137,25 +150,32 @@ async def _serve(state: Path, log: logging.Logger) -> None:
         return found
 
     told = (incidents.unconfirmed, incidents.rolled_back)
-    recorder = Recorder(state / "log", settings, clock, trust, signer, log, stop, *told, accounts)
+    recorder = Recorder(state / "log", settings, clock, trust, signer, log, stop, *told, accounts, disk=disk, start_worker=start_worker)
     grace = Grace(state, recorder, log)
     server = LocalServer("recorder", recorder.handlers(), at_once={"append": recorder.append_at_once})
-    listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
 
     def describe() -> tuple[list[str], dict[str, int], dict[str, str]]:
         return _describe(recorder, grace, server)
 
+    return recorder, [
+        server.serve(listeners),
+        recorder.run(),
+        grace.follow(),
+        incidents.tell(),
+        announce_forever(state, "recorder", clock, describe),
+    ]
+
+
+async def _serve(state: Path, log: logging.Logger) -> None:
+    settings = load(state, RecorderSettings)
+    durable.make_directory(state / "log")
+    listeners = {name.removeprefix("channel."): sock for name, sock in inherited_sockets().items() if name.startswith("channel.")}
+    recorder, coroutines = parts(state, settings, SystemClock(), log, listeners, partial(_stop, log))
     opened = recorder.status()
     event(log, logging.INFO, "log.opened", sequence=opened.last_sequence, segments=opened.segments, repaired_bytes=opened.repaired_bytes)
     settle()
     try:
-        await until_stopped(
-            server.serve(listeners),
-            recorder.run(),
-            grace.follow(),
-            incidents.tell(),
-            announce_forever(state, "recorder", clock, describe),
-        )
+        await until_stopped(*coroutines)
     finally:
         await recorder.close()
 

@@ -13,6 +13,7 @@ import logging
 import signal
 import socket
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
@@ -87,31 +88,51 @@ class RecorderLog:
         return appended
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a relay reaches others with and is reached by, and what it feels of its machine. A simulation has one of its own."""
+
+    contexts: type[Contexts] = Contexts
+    dialer: type[Dialer] = Dialer
+    listener: type[Listener] = Listener
+    pressure: type[Pressure] = Pressure
+
+
+NETWORK = Network()
+
+
 class Relay:
     """Everything that one relay process consists of."""
 
     def __init__(
-        self, state: Path, box: BoxSettings, relay: RelaySettings, clock: Clock, log: logging.Logger, group: asyncio.TaskGroup
+        self,
+        state: Path,
+        box: BoxSettings,
+        relay: RelaySettings,
+        clock: Clock,
+        log: logging.Logger,
+        group: asyncio.TaskGroup,
+        network: Network = NETWORK,
     ) -> None:
         server = ServerId(ClientId(box.instance, box.member_class, box.member_code), box.server_code)
-        self._settings, self._group, self._log = relay, group, log
+        self._settings, self._group, self._log, self._network = relay, group, log, network
         self.counters: Counter[str] = Counter()
         recorder = LocalClient(channel_path(state, "recorder", "relay"))
         signer = SignerClient(state, "relay")
         self.trust = TrustView(state, clock, log, LocalClient(channel_path(state, "trust_agent", "relay")), self._configuration_changed)
         self.local = LocalFollow(LocalClient(channel_path(state, "supervisor", "relay")), self.trust)
         foreign = ForeignServers(relay.foreign_servers)
-        self.contexts = Contexts(state, log, signer, foreign=bool(foreign))
+        self.contexts = network.contexts(state, log, signer, foreign=bool(foreign))
         self.threads = HandshakeThreads()
         self.sealing = Sealing(clock, log, signer, self.trust, group)
-        self.pressure = Pressure()
+        self.pressure = network.pressure()
         self.turns = Turns(lambda: self.pressure.high, clock.monotonic_s)
         self.gates = Gates(relay.exchanges_max, self.turns)
         self.peers = PeerTrust(clock)
         self.refusals = Refusals(log, recorder, self.counters, relay.fault_spelling, clock)
         store = BodyStore(recorder, relay.body_inline_bytes_max, relay.body_bytes_max)
         messages = RecorderLog(recorder)
-        dialer = Dialer(
+        dialer = network.dialer(
             DialerLimits(
                 connect_s_max=relay.peer_connect_s_max, idle_s_max=relay.peer_idle_s_max, connections_per_route_max=relay.exchanges_max
             ),
@@ -130,7 +151,7 @@ class Relay:
             body_bytes_max=relay.body_bytes_max,
             foreign=foreign,
         )
-        system_dialer = Dialer(
+        system_dialer = network.dialer(
             DialerLimits(idle_s_max=relay.system_idle_s_max, connections_per_route_max=relay.exchanges_max), self.threads
         )
         self.dialers = (dialer, system_dialer)
@@ -162,7 +183,8 @@ class Relay:
         self._group.create_task(self.machine.run())
         self._group.create_task(self.pressure.run(self.turns.look_again))
         limits, for_systems = _limits(self._settings), _limits(self._settings, absolute_targets=True)
-        plain = Listener(
+        listener = self._network.listener
+        plain = listener(
             sockets["tcp.client_http"],
             self.client_front.serve,
             for_systems,
@@ -170,8 +192,8 @@ class Relay:
             on_bug=self._bug,
             malformed=client_front.malformed,
         )
-        ocsp = Listener(sockets["tcp.ocsp"], self.ocsp_front.serve, limits, on_refused=self._connection_refused, on_bug=self._bug)
-        https = Listener(
+        ocsp = listener(sockets["tcp.ocsp"], self.ocsp_front.serve, limits, on_refused=self._connection_refused, on_bug=self._bug)
+        https = listener(
             sockets["tcp.client_https"],
             self.client_front.serve,
             for_systems,
@@ -181,7 +203,7 @@ class Relay:
             on_refused=self._connection_refused,
             on_bug=self._bug,
         )
-        peer = Listener(
+        peer = listener(
             sockets["tcp.peer"],
             self.peer_front.serve,
             limits,
@@ -193,7 +215,7 @@ class Relay:
         )
         open_at_once = [plain, ocsp]
         if (health := self._health_socket()) is not None:
-            open_at_once.append(Listener(health, self.health_front.serve, limits, on_refused=self._connection_refused, on_bug=self._bug))
+            open_at_once.append(listener(health, self.health_front.serve, limits, on_refused=self._connection_refused, on_bug=self._bug))
         self.listeners = [*open_at_once, https, peer]
         self._open = [self._group.create_task(one.serve(STOP_S_MAX)) for one in open_at_once]
         self._group.create_task(self._serve_when(self.contexts.https_ready, https))

@@ -54,6 +54,7 @@ from appliance.processes.attesting import Attesting
 from appliance.processes.key_acts import KeyActs
 from appliance.processes.running import run, settle, until_stopped
 from appliance.settings import BoxSettings, SignerSettings, load
+from appliance.worker_thread import StartWorker, WorkerThread
 
 LOOK_INTERVAL_S = 0.5
 """How often the token is asked whether it is there: a pulled one is known within 1 s, one that came back within half of one."""
@@ -104,11 +105,12 @@ class Signer:
         store: CertificateStore,
         clock: Clock,
         log: logging.Logger,
+        start_worker: StartWorker = WorkerThread,
     ) -> None:
         self._state, self._server, self._settings, self._token = state, server, settings, held
         self._book = KeyBook(state / "keys", store)
         self._clock, self._log = clock, log
-        self._thread = TokenThread(settings.queue_max, clock)
+        self._thread = TokenThread(settings.queue_max, clock, start_worker)
         self._audit = AuditTrail(state, "signer")
         self._acts = KeyActs(held, self._book, clock, self._audit, self._act, self._require_ready)
         self._attesting = Attesting(held, clock, self._audit, self._act)

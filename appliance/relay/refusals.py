@@ -110,7 +110,7 @@ class Refusals:
         try:
             await self._recorder.call("audit", Audit(name, facts), timeout_s=AUDIT_S_MAX)
         except XacbeError as error:
-            event(self._log, logging.WARNING, "audit.not_written", kind=error.kind, wanted=name, **facts)
+            event(self._log, logging.WARNING, "audit.not_written", because=error.kind, wanted=name, **facts)
 
 
 def let_go(error: BaseException | None) -> None:

@@ -133,6 +133,15 @@ class Disk:
         if failing:
             raise SyncFailedError("fdatasync")
 
+    def reload(self, path: str) -> None:
+        inode = self._inode(path)
+        handle = self._handle(inode)
+        try:
+            self.sync(handle)
+        finally:
+            self.close(handle)
+        inode.seen[:] = inode.durable
+
     def close(self, handle: int) -> None:
         del self._handles[handle]
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.durable import SyncFailedError
 from appliance.errors import CorruptStateError, XacbeError
 from tests.fakes.disk import Disk
 from tests.messagelog.crash_harness import (
@@ -23,6 +24,7 @@ from tests.messagelog.crash_harness import (
     opened,
     workload,
 )
+from tests.messagelog.drafts import audit
 
 
 def operations_of_a_whole_run() -> int:
@@ -68,6 +70,23 @@ def cuts_of(kind: type[CuttingDisk], seed: int, *, states: int = 3) -> list[str]
 @pytest.mark.case("T35")
 def test_an_error_at_any_operation_loses_nothing_that_was_acknowledged() -> None:
     assert failures_of(Disk) == []
+
+
+@pytest.mark.case("T35")
+def test_after_a_failed_sync_the_next_process_builds_on_nothing_that_only_the_cache_has() -> None:
+    """The cache still shows the group whose sync failed, and calls it clean. Found by the simulation."""
+    disk = Disk()
+    store, promises = opened(disk), Promises()
+    workload(store, disk, promises, rounds=1)
+    disk.fail_at = disk.operations + 2
+    with pytest.raises(SyncFailedError):
+        store.write([audit("box.checked")])
+    assert disk.log[-1] == "sync"
+    again = disk.restarted()
+
+    workload(opened(again), again, promises, rounds=1)
+
+    assert broken_promises(again.crashed(random.Random(1), kept=0), promises) == []  # noqa: S311  not for secrets
 
 
 @pytest.mark.case("T46")
