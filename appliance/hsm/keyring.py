@@ -20,9 +20,6 @@ _VERSION = re.compile(r"(.+)/([2-9]|[1-9][0-9]{1,2})")
 VERSIONS_MAX = 999
 """Keys of one label over its life: a renewal every year for longer than any box lives."""
 
-_EC_ONLY = (TLS_INTERNAL, TLS_REPORT)
-"""TLS 1.3 signs with RSA-PSS: OpenSSL would ask the signer for a raw private operation (`net.token_key`), which it does not have."""
-
 _HANDSHAKES = {"relay": (TLS_PEER, TLS_INTERNAL), "reporter": (TLS_REPORT,)}
 """Handshakes by caller. The digest of a handshake cannot be told from another: hence TLS keys of their own, never a member's."""
 
@@ -95,8 +92,9 @@ def _planned(label: str) -> str:
 
 
 def check_algorithm(label: str, algorithm: str) -> None:
-    """Raises KeyAlgorithmError for a key that no handshake could use."""
-    if role_of(label) in _EC_ONLY and not algorithm.startswith("EC-"):
+    """Raises KeyAlgorithmError for a key that no handshake could use: with RSA, OpenSSL would ask the signer for a raw private operation
+    in TLS 1.3 (`net.token_key`), which it does not have; a peer with RSA keys needs none of ours (net/README.md)."""
+    if use_of(label) == TLS and not algorithm.startswith("EC-"):
         raise KeyAlgorithmError(f"{label}: TLS with a key in the token wants EC, not {algorithm[:20]}")
 
 

@@ -63,7 +63,7 @@ def test_who_uses_keys_never_chooses_the_version() -> None:
 
 
 def test_a_tls_key_that_no_handshake_could_use_is_not_made() -> None:
-    for label in ("tls-internal", "tls-report", "tls-report/2"):
+    for label in ("tls-peer", "tls-internal", "tls-report", "tls-report/2"):
         with pytest.raises(KeyAlgorithmError):
             keyring.check_algorithm(label, "RSA-2048")
         keyring.check_algorithm(label, "EC-P384")
