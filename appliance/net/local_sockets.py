@@ -7,6 +7,7 @@ survive the owner's death: callers reconnect and wait in the backlog until the o
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import contextvars
@@ -16,8 +17,9 @@ import os
 import pwd
 import socket
 import struct
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,8 @@ CONNECTIONS_MAX = 160
 `xacbe` has one for each command that runs. The next one waits in the backlog until another ends: who opens too many keeps only its own
 channel waiting, and leaves an owner most of its 1024 descriptors for everybody else."""
 RECEIVE_BYTES = 256 << 10
+BLOCKING_RECEIVE_BYTES = 32 << 10
+"""Of a client in a thread, which mostly waits for a signature."""
 UNREAD_BYTES_MAX = 4 << 20
 """Answers that a caller has not taken: above it nothing more is read of that connection. One answer of the largest size fits."""
 DESCRIPTORS_MAX = 4
@@ -43,6 +47,8 @@ DESCRIPTORS_MAX = 4
 ACCEPT_AGAIN_S = 0.2
 """After an accept that found no descriptor or memory: callers wait in the backlog until some are free."""
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
+_ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
+_local = threading.local()
 CALL_S_MAX = 15.0
 """Default wait for an answer: longer than the slowest signature allowed (10 s)."""
 
@@ -214,12 +220,13 @@ class _Stream:
 
     def _readable(self) -> None:
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self._sock, RECEIVE_BYTES, DESCRIPTORS_MAX)
+            size, ancillary, flags, _ = self._sock.recvmsg_into([view := _received()], _ANCILLARY_BYTES)
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
+        data, descriptors = bytes(view[:size]), _descriptors(ancillary) if ancillary else ()
         self._received.extend(descriptors)
         if flags & socket.MSG_CTRUNC and not descriptors:
             self._received.append(None)  # we have no room for it (EMFILE): in its place, or later frames would take each other's
@@ -248,6 +255,22 @@ class _Stream:
         self._out.clear()
         self._sock.close()
         self._on_end()
+
+
+def _received() -> memoryview:
+    """The buffer into which every stream of this thread receives: a new one of this size for each look costs ten times the look itself."""
+    view: memoryview | None = getattr(_local, "view", None)
+    if view is None:
+        view = _local.view = memoryview(bytearray(RECEIVE_BYTES))
+    return view
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> Sequence[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found
 
 
 class LocalServer:
@@ -541,7 +564,7 @@ class BlockingClient:
             sock = self._connected()
             sock.sendall(frames.encode(REQUEST, 1, operation, msgspec.msgpack.encode(request)))
             while True:
-                data = sock.recv(RECEIVE_BYTES)
+                data = sock.recv(BLOCKING_RECEIVE_BYTES)
                 if not data:
                     raise NeighbourAwayError(f"{self._path.parent.name}: the process went away")
                 for frame in self._reader.feed(data):
