@@ -20,7 +20,7 @@ from appliance.errors import RefusedError
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.group_commit import LogBusyError
 from appliance.messagelog.groups import LogFullError
-from appliance.messagelog.store import BODIES
+from appliance.messagelog.store import BODIES, WriteFailedError
 from appliance.messagelog.stream import KEY_BYTES, sealed_bytes
 
 OPEN_MAX = 1024
@@ -76,7 +76,7 @@ class Bodies:
         return number, key, os.dup(handle)
 
     async def claim(self, number: int, size: int) -> Claimed:
-        """The file of a body of `size` bytes, durable; the caller closes it. Raises UnknownBodyError, SyncFailedError."""
+        """The file of a body of `size` bytes, durable; the caller closes it. Raises UnknownBodyError, SyncFailedError, WriteFailedError."""
         found = self._open.pop(number, None)
         if found is None:
             raise UnknownBodyError(f"no open body {number}")
@@ -92,7 +92,10 @@ class Bodies:
     def _durable(self, handle: int) -> bytes:
         """Synced, and read back: what the record names is what lies there, not what somebody says of it."""
         self._disk.sync(handle)
-        return self._disk.sha256(handle)
+        try:
+            return self._disk.sha256(handle)
+        except OSError as error:
+            raise WriteFailedError(f"reading a body back: {error.strerror}") from error
 
     def drop(self, number: int) -> None:
         """Gives one up; nothing where it is not open any more."""

@@ -140,6 +140,14 @@ class IndexFollower:
     def catch_up(self) -> None:
         """Reads what the index lacks from the segments."""
         done = self._index.position().sequence
+        if not done:
+            self._index.begin_bulk()
+        self._take_in(done)
+        if self._index.is_bulk:  # also of an earlier try that a full disk ended
+            self._index.end_bulk()
+
+    def _take_in(self, done: int) -> None:
+        """Every record behind `done`."""
         rows: list[Written] = []
         position = Position()
         for segment, found in self._store.records_from(done + 1):

@@ -14,6 +14,7 @@ from appliance.errors import RefusedError, XacbeError
 from appliance.messagelog.bodies import OPEN_MAX, UNCLAIMED_S_MAX, UnknownBodyError
 from appliance.messagelog.recorder import AppendMalformedError, Recorder
 from appliance.messagelog.replay import MessageReplayedError, ReplayGuard, ReplayGuardFullError
+from appliance.messagelog.store import WriteFailedError
 from appliance.messagelog.wire import Append, BodyFile, DropBody, OpenBody
 from tests.messagelog.log_box import LogBox, append, read, written
 
@@ -138,5 +139,23 @@ def test_a_forgotten_body_is_given_up_by_time_alone(box: LogBox) -> None:
             async with asyncio.timeout(5):
                 while len(recorder._bodies):
                     await asyncio.sleep(0.05)
+
+    asyncio.run(play())
+
+
+@pytest.mark.case("T35")
+def test_a_body_that_cannot_be_read_back_after_its_sync_ends_the_process_and_acknowledges_nothing(
+    box: LogBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    async def play() -> None:
+        async with box.opened() as recorder:
+            request = with_body(box, await uploaded(recorder))
+            monkeypatch.setattr(recorder._disk, "sha256", broken)
+            with pytest.raises(WriteFailedError):
+                await append(recorder, request)
+            assert [type(error) for error in box.stopped] == [WriteFailedError]
 
     asyncio.run(play())
