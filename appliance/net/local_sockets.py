@@ -38,6 +38,8 @@ CONNECTIONS_MAX = 160
 `xacbe` has one for each command that runs. The next one waits in the backlog until another ends: who opens too many keeps only its own
 channel waiting, and leaves an owner most of its 1024 descriptors for everybody else."""
 RECEIVE_BYTES = 256 << 10
+SEND_BYTES = 256 << 10
+"""Joined for one look at the socket, whose buffer takes about as much: a batch's answers at once would be copied again for each."""
 BLOCKING_RECEIVE_BYTES = 32 << 10
 """Of a client in a thread, which mostly waits for a signature."""
 UNREAD_BYTES_MAX = 4 << 20
@@ -157,7 +159,7 @@ class _Stream:
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader()
         self._received: deque[int | None] = deque()
-        self._out: deque[tuple[bytes, int | None]] = deque()
+        self._out: deque[tuple[bytes | memoryview, int | None]] = deque()
         self._flush_asked = self._writing = self.closed = False
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -181,9 +183,10 @@ class _Stream:
         while self._out and not self.closed:
             data, descriptor = self._out.popleft()
             if descriptor is None and self._out:
-                run = [data]
-                while self._out and self._out[0][1] is None:
+                run, size = [data], len(data)
+                while self._out and self._out[0][1] is None and size < SEND_BYTES:
                     run.append(self._out.popleft()[0])
+                    size += len(run[-1])
                 data = b"".join(run)
             try:
                 if descriptor is None:
@@ -200,7 +203,7 @@ class _Stream:
                 return
             self._taken(sent)
             if sent < len(data):
-                self._out.appendleft((data[sent:], None))
+                self._out.appendleft((memoryview(data)[sent:], None))
                 self._wait_writable()
                 return
         if self._writing and not self.closed:
