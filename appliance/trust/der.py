@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from appliance.clock import to_us
 from appliance.errors import UnverifiedError
@@ -95,16 +96,7 @@ class Element:
         value = self._of(OID)
         if not 1 <= len(value) <= 32 or value[-1] & 0x80:
             raise DerError("not an object identifier")
-        arcs, arc = [], 0
-        for byte in value:
-            if arc == 0 and byte == 0x80:
-                raise DerError("an object identifier with padding")
-            arc = arc << 7 | byte & 0x7F
-            if not byte & 0x80:
-                arcs.append(arc)
-                arc = 0
-        first = min(arcs[0] // 40, 2)
-        return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+        return _dotted(value)
 
     def time_us(self) -> int:
         """A GeneralizedTime in UTC, microseconds since 1970; a finer fraction is cut, a leap second is the next second (:59 + 1 s).
@@ -117,7 +109,8 @@ class Element:
         digits, fraction = found[1], (found[2] or "").ljust(6, "0")[:6]
         leap = digits.endswith("60")
         try:
-            moment = datetime.strptime(digits[:12] + ("59" if leap else digits[12:]), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+            month, day, hour, minute = (int(digits[at : at + 2]) for at in (4, 6, 8, 10))
+            moment = datetime(int(digits[:4]), month, day, hour, minute, 59 if leap else int(digits[12:]), tzinfo=UTC)
             return to_us(moment + timedelta(seconds=leap)) + int(fraction)
         except (ValueError, OverflowError):
             raise DerError("a time that does not exist") from None
@@ -126,6 +119,20 @@ class Element:
         if self.tag != tag:
             raise DerError(f"tag {self.tag:#04x} where {tag:#04x} should be")
         return self.content
+
+
+@lru_cache(maxsize=256)  # a time stamp alone has a dozen, the same every time
+def _dotted(value: bytes) -> str:
+    arcs, arc = [], 0
+    for byte in value:
+        if arc == 0 and byte == 0x80:
+            raise DerError("an object identifier with padding")
+        arc = arc << 7 | byte & 0x7F
+        if not byte & 0x80:
+            arcs.append(arc)
+            arc = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
 
 
 class Reader:
