@@ -26,7 +26,18 @@ from appliance.messagelog.cut_check import CutCheck
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.merkle import HASH_BYTES, TILE_WIDTH, GrowingTree
 from appliance.messagelog.proof import trusted_key
-from appliance.messagelog.record import AuditEntry, BrokenLinkError, CheckpointEntry, MessageEntry, Record, SignatureEntry, StampEntry
+from appliance.messagelog.record import (
+    SEGMENT_HEAD,
+    AuditEntry,
+    BrokenLinkError,
+    Buffer,
+    CheckpointEntry,
+    MessageEntry,
+    Position,
+    Record,
+    SignatureEntry,
+    StampEntry,
+)
 from appliance.messagelog.recovery import ChainCheck
 from appliance.messagelog.store import SEGMENTS, segment_path
 from appliance.messagelog.tiles import TileFiles, TileMissingError
@@ -38,6 +49,8 @@ INTACT, TAMPERED, UNDECIDED = "intact", "tampered", "undecided"
 LINKS, CHECKPOINTS, KEYS, STAMPS, END = "links", "checkpoints", "keys", "stamps", "end"
 RETENTION, BODIES = "retention", "bodies"
 DIGEST_BYTES = 64
+ROUNDS_MAX = 16
+"""How often a running log's new segments are walked as well: what explains an erasure that went on meanwhile stands in the newest."""
 _READ = (record.MESSAGE, record.SIGNATURE, record.AUDIT, record.STAMP, record.CHECKPOINT)
 
 Progress = Callable[[int, int], None]
@@ -308,10 +321,28 @@ class _Meter:
         self._progress(self.total, self.total)
 
 
+def _firsts(disk: OsDisk) -> list[int]:
+    return sorted(int(name[:-4]) for name in disk.names(SEGMENTS) if name.endswith(".log") and name[:-4].isdecimal())
+
+
+def _behind(first: int, data: Buffer, position: Position) -> int:
+    """Where the next record begins in a segment that was walked while it was the last one; retention may have written it anew since.
+
+    Raises BrokenLinkError.
+    """
+    if position.sequence + 1 == first:
+        return SEGMENT_HEAD.size
+    mark = record.mark_of(data)
+    for found in () if mark is None else record.records(data, mark):
+        if (found.sequence, found.link) == (position.sequence, position.link):
+            return found.offset + found.size
+    raise BrokenLinkError(first, 0, position.sequence, "not at its place any more")
+
+
 def inspect(root: Path, trust: Trust, progress: Progress = lambda done, total: None) -> Findings:
     """Walks `log/` or a copy of it. Raises OSError where it cannot be read; whatever does not fit is in the findings."""
     disk = OsDisk(root)
-    firsts = sorted(int(name[:-4]) for name in disk.names(SEGMENTS) if name.endswith(".log") and name[:-4].isdecimal())
+    firsts = _firsts(disk)
     total = sum((root / segment_path(first)).stat().st_size for first in firsts)
     meter = _Meter(progress)
     bodies = BodyCheck(root, meter.add)
@@ -322,14 +353,21 @@ def inspect(root: Path, trust: Trust, progress: Progress = lambda done, total: N
     findings = walk.findings
     findings.segments, findings.bytes = len(firsts), total
     check = ChainCheck(visit=walk.take)
+    done: list[int] = []
     first = 0
     try:
         walk.begin(None if newest is None else newest[0])
-        for first in firsts:
-            checked = check.check(first, disk.view(segment_path(first)), last=first == firsts[-1])
-            findings.tail_bytes = checked.cut_bytes
-            meter.add(checked.good_bytes + checked.cut_bytes)
-        walk.end(firsts)
+        for _ in range(ROUNDS_MAX):
+            for first in firsts[max(0, len(done) - 1) :]:
+                data = disk.view(segment_path(first))
+                offset = _behind(first, data, check.position) if first in done else SEGMENT_HEAD.size
+                checked = check.check(first, data, last=first == firsts[-1], offset=offset)
+                findings.tail_bytes = checked.cut_bytes
+                meter.add(checked.good_bytes + checked.cut_bytes)
+            done, firsts = firsts, _firsts(disk)
+            if firsts == done:
+                break
+        walk.end(done)
         meter.end()
     except BrokenLinkError as error:
         findings.bad = Bad(LINKS, error.sequence, error.segment, error.offset, error.why, findings.covered)

@@ -12,9 +12,13 @@ from appliance.messagelog.record import Position, Record
 Change = Callable[[list[Record]], list[Record]]
 
 
+def segments(root: Path) -> list[Path]:
+    return sorted((root / "segments").glob("*.log"))
+
+
 def records_of(root: Path) -> list[Record]:
     found = []
-    for file in sorted((root / "segments").glob("*.log")):
+    for file in segments(root):
         data = file.read_bytes()
         found += list(record.records(data, record.mark_of(data) or 0))
     return found

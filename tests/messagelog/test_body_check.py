@@ -170,6 +170,31 @@ def test_a_body_that_is_gone_is_excused_by_retentions_record_of_that_message_alo
     assert (bad.step, bad.sequence) == (inspection.BODIES, found[1])
 
 
+def test_an_erasure_while_the_audit_walks_is_explained_by_what_it_left_in_a_new_segment(box: LogBox) -> None:
+    """What was the last segment at the beginning is closed and written anew, and its bodies go, before the walk comes to its end."""
+
+    async def act(recorder: Recorder) -> None:
+        await three(recorder, box)
+        box.clock.pass_s(31 * DAY_S)
+        await confirm(recorder, await next_archive(recorder))
+        loop, erased = asyncio.get_running_loop(), 0
+
+        def then_erase(done: int, total: int) -> None:
+            nonlocal erased
+            if not erased:
+                erased = asyncio.run_coroutine_threadsafe(erase(recorder), loop).result(20)
+
+        trust = Trust((), box.workshop.shared.tsas)
+        found = await asyncio.to_thread(inspect, box.root, trust, then_erase)
+        assert erased == 5
+        assert found.bad is None
+        assert found.bodies + found.bodies_erased == 3
+        assert found.records == recorder.store.position.sequence
+        assert len(forger.segments(box.root)) == 2
+
+    played(box, act)
+
+
 def test_a_record_of_before_that_tells_no_digest_is_compared_by_size_and_said_so(box: LogBox) -> None:
     sequences = a_log(box)
 
