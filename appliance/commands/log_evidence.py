@@ -19,7 +19,7 @@ from cryptography import x509
 
 from appliance import durable
 from appliance.clock import iso, to_us
-from appliance.commands.verbs import add_verb, certificates, print_json, print_table, printable, read_file
+from appliance.commands.verbs import UnreadableError, add_verb, certificates, print_json, print_table, printable, read_file
 from appliance.configuration_files import load_directory
 from appliance.errors import UNREADABLE, RefusedError, UnverifiedError, XacbeError
 from appliance.messagelog import inspection, proof, reconciliation
@@ -156,9 +156,13 @@ def _audit(arguments: argparse.Namespace) -> int:
     """As whoever may read the files: in the box that is root. It shows no message, only whether they are unchanged."""
     root = arguments.log or arguments.state / "log"
     bar = _Bar() if sys.stderr.isatty() and not arguments.json else None
-    found = inspection.inspect(root, _trust(arguments), bar.show if bar is not None else lambda done, total: None)
-    if bar is not None:
-        bar.clear()
+    try:
+        found = inspection.inspect(root, _trust(arguments), bar.show if bar is not None else lambda done, total: None)
+    except OSError as error:
+        return _unreadable(error)
+    finally:
+        if bar is not None:
+            bar.clear()
     if arguments.json:
         print_json({"verdict": found.verdict, **_findings(found)})
     else:
@@ -205,11 +209,13 @@ def _print_findings(found: Findings) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """As whoever may read the files of both. Exit codes: 0 nothing was taken out, 1 something was, 2 one of them cannot be followed."""
+    """As whoever may read the files of both. Exit codes: 0 nothing was taken out, 1 something was, 2 nothing to compare or to read."""
     bar = _Bar() if sys.stderr.isatty() and not arguments.json else None
     try:
         own = arguments.log or arguments.state / "log"
         found = reconciliation.compare(own, arguments.other, bar.show if bar is not None else lambda done, total: None)
+    except OSError as error:
+        return _unreadable(error)
     except (BrokenLinkError, *UNREADABLE) as error:
         print(refusal(BrokenLinkError.kind, str(error)), file=sys.stderr)
         return EXIT_CODES[inspection.UNDECIDED]
@@ -227,7 +233,15 @@ def _compare(arguments: argparse.Namespace) -> int:
                 for one in rows:
                     parties = f"{one.direction:8}  {printable(one.client)} -> {printable(one.service)}"
                     print(f"  {text(f'log.compare.{name}'):12} {one.sequence:10}  {iso(one.at_us)}  {parties}")
+    if not any(gaps.compared for gaps in found):
+        return EXIT_CODES[inspection.UNDECIDED]
     return 1 if any(gaps.missing_count for gaps in found) else 0
+
+
+def _unreadable(error: OSError) -> int:
+    """A log that cannot be read is no log that was changed: 1 would say so."""
+    print(refusal(UnreadableError.kind, f"{error.filename or ''}: {error.strerror}"), file=sys.stderr)
+    return EXIT_CODES[inspection.UNDECIDED]
 
 
 class _Bar:

@@ -154,3 +154,13 @@ def test_the_command_says_it_by_its_exit_code(boxes: tuple[LogBox, LogBox], tmp_
     assert "TAKEN OUT" in capsys.readouterr().out
     forger.change_byte(provider.root, 2, 70, 1)
     assert xacbe(line) == 2
+
+
+@pytest.mark.parametrize("verb", ["audit", "compare"])
+def test_a_log_that_cannot_be_read_was_not_changed_for_all_one_knows(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["log", verb, "--log", str(tmp_path / "nothing")]
+    assert xacbe([*line, str(tmp_path)] if verb == "compare" else line) == 2
+    assert "command.unreadable" in capsys.readouterr().err
+    (tmp_path / "segments").mkdir()
+    empty = ["log", verb, "--log", str(tmp_path)]
+    assert xacbe([*empty, str(tmp_path)] if verb == "compare" else empty) == 2
