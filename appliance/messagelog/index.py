@@ -99,6 +99,16 @@ class OpenWork:
     exhausted: bool
 
 
+@dataclass(frozen=True, slots=True)
+class AtStart:
+    """Everything that the recorder asks its index for before it serves. `replays`: beginnings of keys with their signing times."""
+
+    replays: list[tuple[bytes, int]]
+    records: int
+    newest_stamp_us: int | None
+    work: OpenWork
+
+
 class Index:
     """One connection, used by one thread at a time."""
 
@@ -115,12 +125,13 @@ class Index:
             found = connection.execute("SELECT value FROM state WHERE key = 'format'").fetchone()
             if found is not None and found[0] != FORMAT:
                 raise sqlite3.DatabaseError("another format")
+            names = connection.execute("SELECT id, text FROM name").fetchall()
         except sqlite3.DatabaseError:  # damaged, or not ours: it is only an index
             self.discard()
-            connection = self._connect()
+            connection, names = self._connect(), []
         connection.execute("INSERT OR IGNORE INTO state VALUES ('format', ?)", (FORMAT,))
         connection.commit()
-        self._names = {text: number for number, text in connection.execute("SELECT id, text FROM name")}
+        self._names = {text: number for number, text in names}
         self.custody = Custody(connection)
         self.is_bulk = False
         """Whether trees are still to be built (`begin_bulk`)."""
@@ -365,6 +376,11 @@ class Index:
         """SHA-512 of each signature document, in order."""
         select = "SELECT digest FROM signature WHERE sequence = ?"
         return [bytes(self._connection.execute(select, (sequence,)).fetchone()[0]) for sequence in signatures]
+
+    def at_start(self, signed_after_us: int) -> AtStart:
+        """Raises sqlite3.DatabaseError where a page is damaged that nobody had read before."""
+        records, newest_stamp_us = self.counts()
+        return AtStart(list(self.replay_keys(signed_after_us)), records, newest_stamp_us, self.open_work())
 
     def counts(self) -> tuple[int, int | None]:
         """Messages, and the newest stamp's time."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sqlite3
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +30,7 @@ from appliance.messagelog.entries import entry_of
 from appliance.messagelog.group_commit import GroupCommit
 from appliance.messagelog.groups import Draft, Group, Signature, Written
 from appliance.messagelog.growth import Growth
-from appliance.messagelog.index import Index
+from appliance.messagelog.index import AtStart, Index, OpenWork
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.log_tree import LogTree
 from appliance.messagelog.monitoring import Monitoring
@@ -120,16 +121,16 @@ class Recorder:
         self._index_thread = ThreadPoolExecutor(1, "log-index")
         self._bodies_thread = ThreadPoolExecutor(1, "log-bodies")
         self._follower = IndexFollower(self.store, index, self.tree, self._index_thread, log)
-        self._follower.start()
+        found = self._followed(index)
         self._reader = Reader(self.store, index)
         self._guard = ReplayGuard()
-        self._recall_replays(index)
+        self._recall_replays(found.replays)
         self._signatures = RecentSignatures()
         self.keys = DataKeys(root, signer, clock, self._bodies_thread, log)
         self._bodies = Bodies(self._disk, clock, self.store.room, self._bodies_thread)
         self._commit = GroupCommit(self.store, settings.waiting_max, self._group_written, stop, start_worker)
-        self._records, newest_stamp = index.counts()
-        self.stamper = self._stamper(index, trust, on_unconfirmed)
+        self._records = found.records
+        self.stamper = self._stamper(found.work, trust, on_unconfirmed)
         self.checkpoints = Checkpoints(
             self.tree,
             self._with_tree,
@@ -155,7 +156,7 @@ class Recorder:
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.monitoring = Monitoring(root, settings.operations_bytes_max, self.keys, clock, self.store.room, log)
         self.growth = Growth()
-        self.stamper.last_stamp_us = newest_stamp
+        self.stamper.last_stamp_us = found.newest_stamp_us
         self.appended = self.refused = 0
 
     def _has_news(self) -> bool:
@@ -166,14 +167,27 @@ class Recorder:
         behind = (each for _, each in self.store.records_from(noted.size + 1))
         return any(is_news(record.decode_entry(each.kind, each.payload)) for each in behind)
 
-    def _recall_replays(self, index: Index) -> None:
+    def _followed(self, index: Index) -> AtStart:
+        """Index and tree up to the log's end, and what the index says then. A damaged one is made anew: the log has all that it knows."""
+        signed_after_us = self._clock.now_us() - EVIDENCE_GAP_MAX_US
+        try:
+            self._follower.start()
+            return index.at_start(signed_after_us)
+        except sqlite3.OperationalError:  # a disk without room, which a new index would not have either
+            raise
+        except sqlite3.DatabaseError as error:
+            event(self._log, logging.WARNING, "log.index_rebuilt", reason=str(error))
+            index.rebuild()
+            self._follower.start()
+            return index.at_start(signed_after_us)
+
+    def _recall_replays(self, replays: list[tuple[bytes, int]]) -> None:
         now_us = self._clock.now_us()
-        for key, signed_at_us in index.replay_keys(now_us - EVIDENCE_GAP_MAX_US):
+        for key, signed_at_us in replays:
             with suppress(XacbeError):  # the same key twice: a message that was logged and then refused for another reason
                 self._guard.claim(key, signed_at_us, now_us)
 
-    def _stamper(self, index: Index, trust: TrustAgent, on_unconfirmed: Callable[[WriteUnconfirmed], None]) -> Stamper:
-        work = index.open_work()
+    def _stamper(self, work: OpenWork, trust: TrustAgent, on_unconfirmed: Callable[[WriteUnconfirmed], None]) -> Stamper:
         moment = self._clock.monotonic_s()
         stamps = StampQueue(
             work.waiting,

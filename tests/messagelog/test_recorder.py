@@ -418,7 +418,7 @@ def test_look_ups_by_every_key_and_nothing_else_is_found(box: LogBox) -> None:
     played(box, act)
 
 
-@pytest.mark.parametrize("harm", ["deleted", "damaged", "of another log", "behind"])
+@pytest.mark.parametrize("harm", ["deleted", "damaged", "damaged inside", "of another log", "behind"])
 def test_the_index_can_be_thrown_away(box: LogBox, harm: str) -> None:
     before: list[object] = []
 
@@ -436,6 +436,13 @@ def test_the_index_can_be_thrown_away(box: LogBox, harm: str) -> None:
             index.unlink()
         case "damaged":
             index.write_bytes(b"no database " * 1000)
+        case "damaged inside":  # found by the simulation: it opens, and what it is asked next fails
+            with sqlite3.connect(index) as connection:
+                (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'message'").fetchone()
+                (size,) = connection.execute("PRAGMA page_size").fetchone()
+            connection.close()
+            data = index.read_bytes()
+            index.write_bytes(data[: (page - 1) * size] + b"\xff" * size + data[page * size :])
         case "of another log":
             with sqlite3.connect(index) as connection:
                 connection.execute("UPDATE state SET value = ? WHERE key = 'link'", (bytes(32),))

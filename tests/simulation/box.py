@@ -43,6 +43,7 @@ from tests.simulation.virtual_time import OUTSIDE, SimProcess, VirtualWorker
 
 START_ORDER = ("supervisor", "signer", "trust_agent", "recorder", "relay")
 RECORDER = RecorderSettings(segment_bytes_max=60_000, reserve_bytes=1 << 20, checkpoint_s=15, checkpoint_records=100)
+PAGE_BYTES = 4096
 TRUE_FROM_S = 1000.0
 """The loop's time at noon."""
 
@@ -168,7 +169,7 @@ class Box:
     def _lose_derived(self) -> None:
         """Index and tiles are never synced on an append's way: they are found as anything between new and gone."""
         log = self.state / "log"
-        match self._chance.choice(("as it was", "as it was", "gone", "cut")):
+        match self._chance.choice(("as it was", "as it was", "gone", "cut", "damaged")):
             case "gone":
                 for file in log.glob("index.sqlite*"):
                     file.unlink()
@@ -176,6 +177,8 @@ class Box:
                 for file in log.glob("index.sqlite-wal"):
                     with file.open("r+b") as opened:
                         opened.truncate(self._chance.randrange(file.stat().st_size + 1))
+            case "damaged":
+                self._damage(log / "index.sqlite")
         if self._chance.random() < 0.3:
             shutil.rmtree(log / "tiles" / "tile", ignore_errors=True)
 
@@ -187,6 +190,13 @@ class Box:
             self._end(name)
         self.token.mood = "ready"
         self.platter.keep_synced()
+
+    def _damage(self, file: Path) -> None:
+        """One page of a database is something else."""
+        if file.exists() and (pages := file.stat().st_size // PAGE_BYTES):
+            with file.open("r+b") as opened:
+                opened.seek(self._chance.randrange(pages) * PAGE_BYTES)
+                opened.write(b"\xff" * PAGE_BYTES)
 
     def power_back(self) -> None:
         self._network.switch_on(self.institution.host)

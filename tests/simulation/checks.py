@@ -48,7 +48,7 @@ def judge(world: World) -> list[str]:
         found += [f"I1: {code}: {each}" for each in log.unreadable]
         if log.findings.bad is not None:
             found.append(f"I1: {code}: the log does not verify: {log.findings.bad}")
-        found += eight_hours(code, log)
+        found += eight_hours(code, log) + granted(world, code, log)
     found += acknowledged(world, logs)
     found += delivered(world, logs)
     found += verified(world, logs)
@@ -118,13 +118,27 @@ def _sealed(world: World, logged: Logged | None, sender: str) -> list[str]:
 
 
 def eight_hours(code: str, log: ReadLog) -> list[str]:
-    """I4: every stamp fits its seal; what was taken from a peer and has none was taken within a grace, or was refused."""
+    """I4: every stamp fits its seal."""
     found = []
     for logged in log.messages:
         for stamp in log.stamps.get(logged.sequence, ()):
             gap = oracle.gap(logged, stamp.token)
             if gap > oracle.EIGHT_HOURS:
                 found.append(f"I4: {code}: {logged.query_id}, {logged.direction}: OCSP response and time stamp are {gap} apart")
+    return found
+
+
+def granted(world: World, code: str, log: ReadLog) -> list[str]:
+    """I4: what an information system was given without a stamp was given within a grace that CEIQROO signed, and the log says so."""
+    given = {(one.query_id, "request") for one in world.systems[code].deliveries}
+    given |= {(name_of(one.ask.number).decode(), "response") for one in world.systems[code].outcomes if one.is_answer}
+    found = []
+    for one in log.messages:
+        if one.received and (one.query_id, one.direction) in given and one.sequence not in log.stamps:
+            if not world.scenario.grace_s:
+                found.append(f"I4: {code}: {one.query_id}, {one.direction} was delivered without a stamp, and there is no grace")
+            elif one.sequence not in log.provisional:
+                found.append(f"I4: {code}: {one.query_id}, {one.direction} was delivered without a stamp, and the log does not say so")
     return found
 
 
