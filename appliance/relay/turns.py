@@ -18,8 +18,10 @@ EVEN = 4
 """Exchanges that anybody may have under way, whatever the others have: they cost the next one in the row some milliseconds."""
 TIMES = 2
 """A caller may have so many times what the next one has."""
-WAIT_S_MAX = 2.0
-"""Then it is told that we are busy: its own patience is not known here, and somebody else may serve it."""
+WAIT_S_MAX = 10.0
+"""Then it is told that we are busy, and somebody else may serve it. Far below the 90 s that a box waits for another's answer, and long
+enough for a burst of some hundred to pass four at a time; with 2 s a twentieth of such a burst was refused.
+"""
 WAITING_MAX = 256
 """Of one caller: as many connections as a box opens to another (`net.dialer`). Each may hold 256 KiB that nobody has read yet."""
 RECENT_S = 5.0
