@@ -142,37 +142,6 @@ def test_a_good_peer_is_served_while_a_flood_stands_and_memory_stays(
         time.sleep(0.2)
 
 
-@pytest.mark.case("T42", "T45")
-def test_a_service_that_does_not_answer_keeps_no_other_service_from_being_served(
-    box: ForeignBox, record_property: Callable[[str, float], None]
-) -> None:
-    """Seven hundred exchanges wait for one service of box 2, more than half of what both relays take at once; another one is asked."""
-    granted = box.lab.xacbe(2, "access", "add", box.lab.refused, box.lab.client)
-    assert granted.returncode == 0, granted.stderr
-    address, headers = str(box.lab.box(1)["address"]), {"X-Road-Client": box.lab.client}
-
-    def other() -> requests.Response:
-        return requests.get(box.lab.url("/incidentes", box.lab.refused), headers=headers, timeout=20)
-
-    try:
-        with flooding(address, 8080, "ask", 700, sources=5, a_second=1000, request=request_of(box, SLOW)):
-            deadline = time.monotonic() + 15
-            while requests.get(box.lab.url("/incidentes"), headers=headers, timeout=20).status_code == 200:
-                assert time.monotonic() < deadline, "the slow service never held its share"
-            times_s = []
-            for _ in range(ASKED // 2):
-                began = time.monotonic()
-                answer = other()
-                times_s.append(time.monotonic() - began)
-                assert answer.status_code == 200, answer.text
-        print(f"slow service: others p50 {sorted(times_s)[len(times_s) // 2] * 1000:.0f} ms, p99 {p99(times_s) * 1000:.0f} ms")
-        record_property("good_p99_ms", p99(times_s) * 1000)
-        assert p99(times_s) < GOOD_S_MAX
-    finally:
-        taken = box.lab.xacbe(2, "access", "remove", box.lab.refused, box.lab.client)
-    assert taken.returncode == 0, taken.stderr
-
-
 NOTICED_S = 2.0
 """The relay looks at the processors twice a second."""
 HEAVY = 100
@@ -212,3 +181,37 @@ def test_who_asks_a_hundred_times_as_much_waits_for_itself_and_not_the_others_fo
     )
     assert beside.succeeded == alone.succeeded == ASKED * 4
     assert after.succeeded == HEAVY, "nobody is shut out for having been heavy"
+
+
+@pytest.mark.case("T42", "T45")
+def test_a_service_that_does_not_answer_keeps_no_other_service_from_being_served(
+    box: ForeignBox, record_property: Callable[[str, float], None]
+) -> None:
+    """Seven hundred exchanges wait for one service of box 2, more than half of what both relays take at once; another one is asked.
+
+    The last one here: what it asks for goes on for twenty seconds.
+    """
+    granted = box.lab.xacbe(2, "access", "add", box.lab.refused, box.lab.client)
+    assert granted.returncode == 0, granted.stderr
+    address, headers = str(box.lab.box(1)["address"]), {"X-Road-Client": box.lab.client}
+
+    def other() -> requests.Response:
+        return requests.get(box.lab.url("/incidentes", box.lab.refused), headers=headers, timeout=20)
+
+    try:
+        with flooding(address, 8080, "ask", 700, sources=5, a_second=1000, request=request_of(box, SLOW)):
+            deadline = time.monotonic() + 15
+            while requests.get(box.lab.url("/incidentes"), headers=headers, timeout=20).status_code == 200:
+                assert time.monotonic() < deadline, "the slow service never held its share"
+            times_s = []
+            for _ in range(ASKED // 2):
+                began = time.monotonic()
+                answer = other()
+                times_s.append(time.monotonic() - began)
+                assert answer.status_code == 200, answer.text
+        print(f"slow service: others p50 {sorted(times_s)[len(times_s) // 2] * 1000:.0f} ms, p99 {p99(times_s) * 1000:.0f} ms")
+        record_property("good_p99_ms", p99(times_s) * 1000)
+        assert p99(times_s) < GOOD_S_MAX
+    finally:
+        taken = box.lab.xacbe(2, "access", "remove", box.lab.refused, box.lab.client)
+    assert taken.returncode == 0, taken.stderr
