@@ -146,14 +146,14 @@ def read_checkpoint(note: bytes) -> Checkpoint:
     if len(lines) != 4 + counted or not lines[3].startswith("at "):
         raise CheckpointInvalidError("not the lines of a checkpoint")
     numbers = [lines[1], lines[3][3:], *([lines[4][8:]] if counted else [])]
-    if not all(_NUMBER.fullmatch(number) for number in numbers):
+    if not all(_NUMBER.fullmatch(number) and int(number) <= SIZE_MAX for number in numbers):
         raise CheckpointInvalidError("a number that is none")
     try:
         root = base64.b64decode(lines[2], validate=True)
     except ValueError:  # letters beyond ASCII are no binascii.Error
         raise CheckpointInvalidError("a root that is none") from None
     found = Checkpoint(lines[0], int(lines[1]), root, int(numbers[1]), int(numbers[2]) if counted else None)
-    if len(root) != HASH_BYTES or found.size > SIZE_MAX or not found.origin.startswith(PREFIX) or found.text != text:
+    if len(root) != HASH_BYTES or not found.origin.startswith(PREFIX) or found.text != text:
         raise CheckpointInvalidError("not a checkpoint as our boxes write them")
     return found
 

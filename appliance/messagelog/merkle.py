@@ -21,7 +21,7 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 PROOF_HASHES_MAX = 128
 """A path has at most 64 hashes and a consistency proof at most 65 for any size that fits 64 bits."""
-SIZE_MAX = 1 << 63
+SIZE_MAX = (1 << 63) - 1
 
 _sha256 = hashlib.sha256
 
@@ -212,7 +212,7 @@ def read_proof(text: str) -> tuple[int, list[bytes]]:
         proof = [base64.b64decode(each, validate=True) for each in hashes]
     except binascii.Error:
         raise ProofInvalidError("no proof") from None
-    if not (older.isascii() and older.isdecimal()) or len(older) > 19 or len(proof) > PROOF_HASHES_MAX:
+    if not (older.isascii() and older.isdecimal()) or len(older) > 19 or int(older) > SIZE_MAX or len(proof) > PROOF_HASHES_MAX:
         raise ProofInvalidError("no proof")
     return int(older), proof
 

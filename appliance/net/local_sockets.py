@@ -33,8 +33,8 @@ from appliance.net.frames import ANSWER, ANSWER_WITH_DESCRIPTOR, REFUSAL, REQUES
 
 IN_FLIGHT_MAX = 4096
 """Calls waiting on one channel: above the relay's exchanges_max times its calls at a time."""
-CONNECTIONS_MAX = 160
-"""Of one channel at once. A relay has one for its loop and one for each handshake thread and TLS key: 17, and a box has up to eight relays;
+CONNECTIONS_MAX = 288
+"""Of one channel at once. A relay has one for its loop and one for each handshake thread and TLS key: 17, and a box has up to 16 relays;
 `xacbe` has one for each command that runs. The next one waits in the backlog until another ends: who opens too many keeps only its own
 channel waiting, and leaves an owner most of its 1024 descriptors for everybody else."""
 RECEIVE_BYTES = 256 << 10
@@ -348,11 +348,10 @@ class LocalServer:
             return None
         try:
             begun = begin(caller, frame.payload)
-        except CorruptStateError:
-            return None  # met again in the task, out of whose group it stops the process
-        except XacbeError as error:
-            return frames.encode_error(frame.call, error)
-        except UNREADABLE:
+        except Exception as error:
+            if isinstance(error, XacbeError) and not isinstance(error, CorruptStateError):
+                return frames.encode_error(frame.call, error)
+            # Met again in the task: what ends the process ends it out of the group; from here it would take the frames behind it along.
             return None
         if begun is not None:
             self.counts[frame.name] = self.counts.get(frame.name, 0) + 1

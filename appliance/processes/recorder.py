@@ -32,12 +32,10 @@ from appliance.net.local_sockets import LocalClient, LocalServer, NeighbourAwayE
 from appliance.processes.announcing import announce_forever
 from appliance.processes.running import run, settle, until_stopped
 from appliance.settings import RecorderSettings, load
-from appliance.supervision.policy import EXIT_CORRUPT
+from appliance.supervision.policy import EXIT_CORRUPT, EXIT_UNAVAILABLE
 from appliance.trust.wire import News, View
 from appliance.worker_thread import StartWorker, WorkerThread
 
-EXIT_UNAVAILABLE = 75
-"""EX_TEMPFAIL: another writer, or a disk that is full to the last byte; a later start may succeed."""
 CONFIGURATION_DIRECTORY = "trust/configuration"
 NEWS_S = 10.0
 RETRY_S = 1.0
@@ -212,7 +210,9 @@ def _describe(recorder: Recorder, grace: Grace, server: LocalServer) -> tuple[li
 
 
 def main(state: Path) -> int:
-    """Exit codes as `processes.running.run`, and EXIT_UNAVAILABLE; SettingsError is left to the caller."""
+    """Exit codes as `processes.running.run`, and EXIT_UNAVAILABLE: another writer, or a disk that is full to the last byte. SettingsError
+    is left to the caller.
+    """
     log = start_journal("recorder")
     try:
         return run(log, _serve(state, log), uvloop.run)

@@ -171,9 +171,9 @@ class ClientFront:
                 return await self._refuse(connection, head, error, course, facts, keep=keep)
             return await self._refuse_soap(connection, error, course, facts, keep=keep)
         finally:
-            self._monitor.end(course, CONSUMER)
             if passage is not None:
-                passage.leave()
+                passage.leave()  # before anything else: what is not left stays counted for ever
+            self._monitor.end(course, CONSUMER)
 
     async def _exchange(
         self, connection: ServerConnection, head: RequestHead, source: _Source, passage: Passage, course: Course, facts: dict[str, str]

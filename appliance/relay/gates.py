@@ -43,15 +43,23 @@ class Gates:
 
     async def arrive(self, caller: str) -> Passage:
         """A message begins to arrive, once it is its caller's turn. `caller`: an address. Raises BusyError."""
-        if self.arriving >= self._max or self._by_caller[caller] >= self._share:
-            raise BusyError("too many messages are arriving", retry_after_s=RETRY_AFTER_S)
+        self._check_room(caller)
         if not await self._turns.enter(caller):
             raise BusyError("others have their turn", retry_after_s=RETRY_AFTER_S)
+        try:
+            self._check_room(caller)  # those who waited come all at once when the pressure ends
+        except BusyError:
+            self._turns.leave(caller)
+            raise
         self.arriving += 1
         self._by_caller[caller] += 1
         passage = Passage(self, caller)
         _current.set(passage)
         return passage
+
+    def _check_room(self, caller: str) -> None:
+        if self.arriving >= self._max or self._by_caller[caller] >= self._share:
+            raise BusyError("too many messages are arriving", retry_after_s=RETRY_AFTER_S)
 
     def arrived(self, caller: str) -> None:
         self.arriving -= 1
@@ -124,10 +132,15 @@ _current: ContextVar[Passage | None] = ContextVar("passage", default=None)
 
 
 def hold(size: int) -> None:
-    """Bytes that were read and stay in memory until the exchange under way ends. Raises BusyError."""
+    """Bytes of an answer that stay in memory until the exchange under way ends. Raises BusyError, without a moment to try again: whoever
+    was asked has done what the message says."""
     passage = _current.get()
-    if passage is not None:
+    if passage is None:
+        return
+    try:
         passage.hold(size)
+    except BusyError as error:
+        raise BusyError(str(error)) from None
 
 
 def _less(counter: Counter[str], name: str, by: int = 1) -> None:

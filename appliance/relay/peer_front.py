@@ -136,9 +136,9 @@ class PeerFront:
             read = source is not None and source.received
             return await self._refuse(connection, error, course, facts, read=read, soap=soap)
         finally:
-            self._monitor.end(course, PRODUCER)
             if passage is not None:
-                passage.leave()
+                passage.leave()  # before anything else: what is not left stays counted for ever
+            self._monitor.end(course, PRODUCER)
 
     async def _exchange(self, source: _Incoming, passage: Passage, certificate: bytes, course: Course, facts: dict[str, str]) -> Sealed:
         first, request_id = await source.head(), course.request_id

@@ -41,15 +41,36 @@ class Pressure:
 
     async def run(self, turned: Callable[[], None]) -> None:
         """For ever. `turned` is called after each look."""
-        psutil.cpu_percent(None)
+        before = _processors()
         own_s, at_s = time.process_time(), time.monotonic()
         while True:
             await asyncio.sleep(SAMPLE_S)
-            now_own_s, now_s = time.process_time(), time.monotonic()
+            now_own_s, now_s, now = time.process_time(), time.monotonic(), _processors()
             own = (now_own_s - own_s) / (now_s - at_s)
-            own_s, at_s = now_own_s, now_s
-            self.high = max(own, psutil.cpu_percent(None) / 100) >= PRESSED_SHARE
+            self.high = max(own, _share(before, now)) >= PRESSED_SHARE
+            own_s, at_s, before = now_own_s, now_s, now
             turned()
+
+
+def _processors() -> tuple[float, float] | None:
+    """Seconds of all processors since boot: busy, and all. None: not readable now, as without a descriptor, when it matters most.
+
+    Not `cpu_percent`: it has one memory for the whole thread, which `machine` uses.
+    """
+    try:
+        times = psutil.cpu_times()
+    except (OSError, psutil.Error):
+        return None
+    idle = times.idle + times.iowait
+    whole = idle + times.user + times.nice + times.system + times.irq + times.softirq + times.steal  # guests are in `user`
+    return whole - idle, whole
+
+
+def _share(before: tuple[float, float] | None, now: tuple[float, float] | None) -> float:
+    """Of the machine's time between two looks, how much was busy; 0 where it is not known."""
+    if before is None or now is None or now[1] <= before[1]:
+        return 0.0
+    return (now[0] - before[0]) / (now[1] - before[1])
 
 
 class Turns:

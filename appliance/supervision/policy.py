@@ -15,8 +15,10 @@ EXIT_SETTINGS = 78
 EXIT_CORRUPT = 70
 """A CorruptStateError reached the outermost loop: starting again would act on state that contradicts itself."""
 
-EXIT_RESTS = 75
-"""Nothing to do for now: not started again until somebody calls one of its sockets."""
+EXIT_UNAVAILABLE = 75
+"""EX_TEMPFAIL: what it needs is held or full; a later start may succeed, and is tried by itself."""
+EXIT_RESTS = 79
+"""Nothing to do for now: not started again until somebody calls one of its sockets. Of ours alone, beyond those of sysexits."""
 
 KILLED = 9
 """SIGKILL."""

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.hsm.wire import CheckpointRequest
 from appliance.messagelog import merkle, record
-from appliance.messagelog.checkpoint import Checkpoint, read_checkpoint
+from appliance.messagelog.checkpoint import Checkpoint, CheckpointInvalidError, read_checkpoint
 from appliance.messagelog.log_tree import PROOFS_MAX
 from appliance.messagelog.merkle import GrowingTree
 from appliance.net import sparkplug
@@ -174,6 +175,22 @@ def test_a_log_that_was_put_back_and_grew_again_does_not_pass_for_one_that_conti
     assert witness.hear(SENDER, *box.report(), 3) == UNPROVEN
     box.grow(1, "forged")
     assert witness.hear(SENDER, *box.report(), 4) != KNOWN
+
+
+@pytest.mark.parametrize("number", [2**63, 10**19 - 1])
+def test_numbers_that_no_log_reaches_are_refused_and_do_not_end_the_witness(witness: Witness, box: Box, number: int) -> None:
+    box.grow(5)
+    note, _ = box.report()
+    assert witness.hear(SENDER, note, f"{number} ", 1) == FIRST  # a proof from there proves nothing
+
+    signed = box.key.sign(CheckpointRequest(number, bytes(32), box.clock.now_us(), None)).note
+    assert witness.hear(SENDER, signed, "", 2) == INVALID
+    said = read_checkpoint(note)
+    for forged in (replace(said, at_us=number), replace(said, counter=number)):
+        with pytest.raises(CheckpointInvalidError):
+            read_checkpoint(forged.text + note[len(said.text) :])
+    box.grow(1)
+    assert heard(witness, box) == CONTINUES
 
 
 def test_what_the_box_did_not_sign_or_another_sent_is_not_kept(witness: Witness, box: Box) -> None:

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from appliance import topology
 from appliance.errors import PeerProtocolError, RefusedError
-from appliance.net import frames, local_sockets
+from appliance.net import frames, local_sockets, transports
 from appliance.net.frames import FrameError, FrameReader
 from appliance.net.local_sockets import BlockingClient, LocalClient, LocalServer, NeighbourAwayError, Reply
+from appliance.supervision.announcements import INSTANCES_MAX
 
 FRAME = st.builds(
     frames.Frame, st.just(frames.REQUEST), st.integers(0, 2**32 - 1), st.sampled_from(["a", "sign_seal"]), st.binary(max_size=80)
@@ -46,14 +47,16 @@ def test_arbitrary_bytes_are_frames_or_one_named_error(data: bytes) -> None:
 
 
 @asynccontextmanager
-async def a_recorder(tmp_path: Path, handlers: dict[str, local_sockets.Handler]) -> AsyncIterator[Callable[[str], Path]]:
+async def a_recorder(
+    tmp_path: Path, handlers: dict[str, local_sockets.Handler], at_once: dict[str, local_sockets.AtOnce] | None = None
+) -> AsyncIterator[Callable[[str], Path]]:
     """A server for the recorder's operations, on one channel for each caller; those not under test answer nothing."""
 
     async def nothing(caller: str, payload: bytes) -> None:
         return None
 
     operations = dict.fromkeys(topology.BY_NAME["recorder"].callers, nothing)
-    server = LocalServer("recorder", {**operations, **handlers})
+    server = LocalServer("recorder", {**operations, **handlers}, at_once=at_once)
     listeners = {}
     for caller in ("relay", "console"):
         sock = socket.socket(socket.AF_UNIX)
@@ -292,6 +295,36 @@ def test_a_channel_has_a_bound_of_connections_and_the_next_one_waits_for_room(tm
             await asyncio.wait_for(waiting, 10)
             for client in (*kept, late, other):
                 client.close()
+
+    asyncio.run(scene())
+
+
+def test_as_many_relays_as_the_settings_allow_have_room_on_their_channel() -> None:
+    of_one_relay = 1 + 2 * transports.HANDSHAKE_THREADS  # its loop; each thread with each TLS key
+    assert local_sockets.CONNECTIONS_MAX >= INSTANCES_MAX * of_one_relay
+    assert min(one.descriptors_max for one in topology.PROCESSES) > 3 * local_sockets.CONNECTIONS_MAX
+
+
+def test_a_bug_in_what_begins_at_once_is_met_in_the_task_and_takes_no_other_frame_along(tmp_path: Path) -> None:
+    async def scene() -> None:
+        begun: list[bytes] = []
+
+        def begin(caller: str, payload: bytes) -> asyncio.Future[str] | None:
+            begun.append(payload)
+            if len(begun) == 1:
+                raise KeyError("a bug")
+            answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            answer.set_result("begun")
+            return answer
+
+        async def append(caller: str, payload: bytes) -> str:
+            return "in a task"
+
+        async with a_recorder(tmp_path, {"append": append}, at_once={"append": begin}) as path:
+            client = LocalClient(path("relay"))
+            first, second = await asyncio.gather(*(client.call("append", number, str, 5.0) for number in (1, 2)))
+            assert (first, second) == ("in a task", "begun")
+            client.close()
 
     asyncio.run(scene())
 

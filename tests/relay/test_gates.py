@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import time
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.relay import turns
 from appliance.relay.gates import BusyError, Gates, Passage
-from appliance.relay.turns import EVEN, RECENT_S, TIMES, Turns
+from appliance.relay.turns import EVEN, RECENT_S, TIMES, Pressure, Turns
 
 pytestmark = pytest.mark.case("T45")
 
@@ -104,6 +108,78 @@ def test_who_waits_too_long_or_behind_too_many_is_told_that_we_are_busy(monkeypa
             passage.leave()
             passage.leave()
         assert (gates.arriving, gates.running, machine.turns.under_way("heavy")) == (0, 0, 0)
+
+    play(main)
+
+
+def test_those_who_waited_come_in_together_and_still_no_more_than_may_arrive() -> None:
+    async def main() -> None:
+        machine = Machine()
+        gates = Gates(32, machine.turns)
+        light = await gates.arrive("light")
+        asked = [asyncio.ensure_future(gates.arrive("heavy")) for _ in range(30)]
+        await settled()
+        assert gates.arriving == 1 + EVEN
+        machine.pressed = False
+        machine.turns.look_again()
+        entered = await asyncio.gather(*asked, return_exceptions=True)
+        passages = [each for each in entered if isinstance(each, Passage)]
+        assert (len(passages), gates.arriving, machine.turns.under_way("heavy")) == (8, 9, 8)
+        for passage in (*passages, light):
+            passage.leave()
+        assert (gates.arriving, machine.turns.under_way("heavy"), machine.turns.under_way("light")) == (0, 0, 0)
+
+    play(main)
+
+
+def test_pressure_is_still_looked_at_without_a_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(turns, "SAMPLE_S", 0.01)
+    monkeypatch.setattr(psutil, "cpu_times", none_left)
+    looks = asyncio.Semaphore(0)
+
+    async def main() -> None:
+        pressure = Pressure()
+        looking = asyncio.ensure_future(pressure.run(looks.release))
+        for _ in range(3):
+            await looks.acquire()
+        monkeypatch.undo()
+        await looks.acquire()
+        assert not looking.done()
+        looking.cancel()
+
+    play(main)
+
+
+def test_the_machine_is_short_of_processors_when_they_were_busy_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy_share, clock = 0.0, [1000.0, 0.0]
+
+    def times() -> SimpleNamespace:
+        clock[0] += 1.0
+        clock[1] += busy_share
+        return SimpleNamespace(
+            user=clock[1], nice=0.0, system=0.0, irq=0.0, softirq=0.0, steal=0.0, idle=clock[0] - clock[1], iowait=0.0, guest=0.0
+        )
+
+    monkeypatch.setattr(turns, "SAMPLE_S", 0.01)
+    monkeypatch.setattr(psutil, "cpu_times", times)
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    looks = asyncio.Semaphore(0)
+
+    async def main() -> None:
+        nonlocal busy_share
+        pressure = Pressure()
+        looking = asyncio.ensure_future(pressure.run(looks.release))
+        found = []
+        for share in (0.5, 0.9, 0.5):
+            busy_share = share
+            for _ in range(2):
+                await looks.acquire()
+            found.append(pressure.high)
+        looking.cancel()
+        assert found == [False, True, False]
 
     play(main)
 

@@ -101,8 +101,9 @@ def test_answers_count_for_the_message_under_way() -> None:
 
     gates.hold(HALF)
     assert shared.held_bytes == HALF
-    with pytest.raises(BusyError):
+    with pytest.raises(BusyError) as refused:
         gates.hold(1)
+    assert refused.value.retry_after_s is None, "it was done already: nobody is asked to send it again"
     passage.leave()
     assert shared.held_bytes == 0
 

@@ -9,6 +9,7 @@ from appliance.supervision.policy import (
     EXIT_CORRUPT,
     EXIT_RESTS,
     EXIT_SETTINGS,
+    EXIT_UNAVAILABLE,
     Hold,
     ProcessEnded,
     RaiseIncident,
@@ -52,6 +53,15 @@ def test_one_that_rests_is_started_by_a_call_alone_and_is_no_incident() -> None:
     policy = RestartPolicy()
     for turn in range(20):
         assert policy.handle(ProcessEnded("archivist", EXIT_RESTS, 0.3, turn * 60.0)) == [StartWhenCalled("archivist")]
+
+
+def test_one_that_could_not_get_what_it_needs_does_not_rest_it_is_started_again_and_in_the_end_held() -> None:
+    assert len({EXIT_SETTINGS, EXIT_CORRUPT, EXIT_RESTS, EXIT_UNAVAILABLE}) == 4
+    policy = RestartPolicy()
+    first, told = policy.handle(ProcessEnded("recorder", EXIT_UNAVAILABLE, 0.3, 0.0))
+    assert (first, isinstance(told, RaiseIncident)) == (RestartAfter("recorder", 0.1), True)
+    ends = [policy.handle(ProcessEnded("recorder", EXIT_UNAVAILABLE, 0.3, float(at)))[0] for at in range(1, 11)]
+    assert ends[-1] == Hold("recorder", "does_not_stay_up")
 
 
 def test_one_that_rests_and_wakes_without_end_is_held() -> None:
