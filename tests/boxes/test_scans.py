@@ -97,8 +97,13 @@ def test_x_roads_profile_is_the_one_exception_and_differs_in_nothing_else(tmp_pa
 def outputs(lab: Lab) -> Iterator[tuple[str, bytes]]:
     """All that leaves a process, by name: files, command lines, environments, what the commands print, what the broker knows."""
     for file in lab.directory.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            yield str(file.relative_to(lab.directory)), file.read_bytes()
+        if not file.is_file() or file.is_symlink():
+            continue
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:  # the boxes go on working: journals of indexes, what waited for the broker
+            continue
+        yield str(file.relative_to(lab.directory)), data
     for place in Path("/proc").iterdir():
         if not place.name.isdecimal():
             continue
@@ -112,7 +117,7 @@ def outputs(lab: Lab) -> Iterator[tuple[str, bytes]]:
     for number in (1, 2):
         for words in PRINTED:
             done = lab.xacbe(number, *words)
-            assert done.returncode == 0, (words, done.stderr)
+            assert done.stdout, (words, done.stderr)  # a box that is not well says so by its code, and prints all the same
             yield f"box {number}: {' '.join(words)}", (done.stdout + done.stderr).encode()
     fleet = subprocess.run(
         [str(BIN / "ceiqroo"), "fleet", "watch", str(lab.directory), "--json"], capture_output=True, check=False, timeout=60
@@ -162,8 +167,9 @@ def test_what_a_message_holds_is_in_no_output(lab: Lab) -> None:
 
 @pytest.mark.case("T60")
 def test_the_search_finds_what_is_there(lab: Lab) -> None:
-    names = {name for name, data in outputs(lab) if lab.client.encode() in data}
+    everything = [(name, lab.client.encode() in data) for name, data in outputs(lab)]
+    names = {name for name, is_named in everything if is_named}
 
     assert "box 1: log list --json" in names
     assert any(name.endswith("box.toml") or name.endswith("lab.json") for name in names)
-    assert any(name.startswith("command line") for name, _ in outputs(lab))
+    assert any(name.startswith("command line") for name, _ in everything)
