@@ -161,15 +161,11 @@ def test_what_a_message_holds_is_in_no_output(lab: Lab) -> None:
     time.sleep(2.5)  # operational records go out every two seconds
 
     wanted = [canary.encode() for canary in canaries]
-    found = {(name, number) for name, data in outputs(lab) for number, canary in enumerate(wanted) if canary in data}
+    known = lab.client.encode()
+    named, found = set[str](), set[tuple[str, int]]()
+    for name, data in outputs(lab):
+        found |= {(name, number) for number, canary in enumerate(wanted) if canary in data}
+        named |= {name} if known in data else set()
     assert found == set()
-
-
-@pytest.mark.case("T60")
-def test_the_search_finds_what_is_there(lab: Lab) -> None:
-    everything = [(name, lab.client.encode() in data) for name, data in outputs(lab)]
-    names = {name for name, is_named in everything if is_named}
-
-    assert "box 1: log list --json" in names
-    assert any(name.endswith("box.toml") or name.endswith("lab.json") for name in names)
-    assert any(name.startswith("command line") for name, _ in everything)
+    assert "box 1: log list --json" in named, "the search finds what is there"
+    assert any(name.endswith("lab.json") for name in named)
