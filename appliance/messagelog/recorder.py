@@ -1,6 +1,7 @@
 """The message log at work: takes sealed messages and audit records, answers when they are durable (and stamped), gives them back.
 
-Everything here happens in the recorder's event loop; the writer thread owns the segments, one more thread owns the index, one syncs bodies.
+Everything here happens in the recorder's event loop; the writer thread owns the segments, one more thread owns the index, one syncs
+bodies, one keys.
 """
 
 from __future__ import annotations
@@ -119,14 +120,14 @@ class Recorder:
             event(log, logging.WARNING, "log.index_rebuilt", sequence=indexed.sequence)
             index.rebuild()
         self._index_thread = ThreadPoolExecutor(1, "log-index")
-        self._bodies_thread = ThreadPoolExecutor(1, "log-bodies")
+        self._bodies_thread, self._keys_thread = ThreadPoolExecutor(1, "log-bodies"), ThreadPoolExecutor(1, "log-keys")
         self._follower = IndexFollower(self.store, index, self.tree, self._index_thread, log)
         found = self._followed(index)
         self._reader = Reader(self.store, index)
         self._guard = ReplayGuard()
         self._recall_replays(found.replays)
         self._signatures = RecentSignatures()
-        self.keys = DataKeys(root, signer, clock, self._bodies_thread, log)
+        self.keys = DataKeys(root, signer, clock, self._keys_thread, log)  # not behind a body of a GiB
         self._bodies = Bodies(self._disk, clock, self.store.room, self._bodies_thread)
         self._commit = GroupCommit(self.store, settings.waiting_max, self._group_written, stop, start_worker)
         self._records = found.records
@@ -252,7 +253,7 @@ class Recorder:
             await self._commit.append(Draft(CloseEntry(), essential=True))
         await self._commit.close()
         await self._follower.close()
-        for executor in (self._index_thread, self._bodies_thread):
+        for executor in (self._index_thread, self._bodies_thread, self._keys_thread):
             executor.shutdown()
         self.monitoring.close()
         self._bodies.close()

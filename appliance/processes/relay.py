@@ -66,6 +66,8 @@ from appliance.trust.signed_time import ClockUntrustedError
 
 APPEND_S_MAX = 15.0
 """A slow disk's turn, then the recorder's own patience for a time stamp (5 s): what takes longer hangs."""
+BODY_BYTES_PER_S = 20 << 20
+"""A slow card. The recorder syncs a large body and reads it back before its record is written: 50 s for a GiB that memory does not hold."""
 STOP_S_MAX = 2.0
 LARGE_BYTES, LARGE_AT_ONCE = 256 << 10, 3
 """SOAP parts beyond this go to the recorder three at a time: each lies there three times, and five of 3 MiB took half of its memory."""
@@ -84,7 +86,8 @@ class RecorderLog:
             return await self._append(record)
 
     async def _append(self, record: Append) -> Appended:
-        appended: Appended = await self._recorder.call("append", record, Appended, timeout_s=APPEND_S_MAX)
+        of_body_s = 0.0 if record.body_file is None else record.body_bytes / BODY_BYTES_PER_S
+        appended: Appended = await self._recorder.call("append", record, Appended, timeout_s=APPEND_S_MAX + of_body_s)
         return appended
 
 

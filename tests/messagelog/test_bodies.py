@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,35 @@ def test_a_forgotten_body_is_given_up_by_time_alone(box: LogBox) -> None:
             async with asyncio.timeout(5):
                 while len(recorder._bodies):
                     await asyncio.sleep(0.05)
+
+    asyncio.run(play())
+
+
+def test_a_large_body_that_is_read_back_holds_up_no_message_of_a_subsystem_without_a_key(
+    box: LogBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the turn of the day, when every subsystem needs a new one."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    async def play() -> None:
+        async with box.opened(with_keys=False) as recorder:
+            digest_of = recorder._disk.sha256
+
+            def slow(handle: int) -> bytes:
+                reading.set()
+                go_on.wait(60)
+                return digest_of(handle)
+
+            monkeypatch.setattr(recorder._disk, "sha256", slow)
+            large = asyncio.ensure_future(append(recorder, with_body(box, await uploaded(recorder))))
+            try:
+                assert await asyncio.to_thread(reading.wait, 30)
+                [small] = box.appends(["Q-2"], received=False)
+                assert (await asyncio.wait_for(append(recorder, small), 30)).sequence > 0
+                assert not large.done()
+            finally:
+                go_on.set()
+            await large
 
     asyncio.run(play())
 

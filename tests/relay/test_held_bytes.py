@@ -13,7 +13,7 @@ from appliance.messagelog.wire import CLIENT, REQUEST, Append, Appended, Seal
 from appliance.net.soap_mime import SoapReader
 from appliance.net.transport_parts import SOAP, TransportLimits
 from appliance.net.transport_protocol import TransportReader
-from appliance.processes.relay import LARGE_AT_ONCE, LARGE_BYTES, RecorderLog
+from appliance.processes.relay import APPEND_S_MAX, LARGE_AT_ONCE, LARGE_BYTES, RecorderLog
 from appliance.relay import gates
 from appliance.relay.gates import BusyError, Gates, Passage
 
@@ -113,6 +113,25 @@ def record(message: bytes) -> Append:
         side=CLIENT, direction=REQUEST, received=False, query_id="q", request_id="r", client="c", service="s", represented_party=None,
         message=message, body=None, body_file=None, body_bytes=0, body_digest=None, seal=Seal(b"", None, None, 0, 0), stamp_first=False,
     )  # fmt: skip
+
+
+def test_a_large_body_has_time_to_be_synced_and_read_back() -> None:
+    given_s: list[float] = []
+
+    class Recorder:
+        async def call(self, operation: str, record: Append, answer: type[Appended], timeout_s: float) -> Appended:
+            given_s.append(timeout_s)
+            return Appended(1, 1, None, None)
+
+    async def main() -> None:
+        log = RecorderLog(Recorder())  # type: ignore[arg-type]  # its one method
+        small, large = record(b"small"), record(b"large")
+        large.body_file, large.body_bytes = 1, 1 << 30
+        await log.append(small)
+        await log.append(large)
+
+    asyncio.run(main())
+    assert given_s == [APPEND_S_MAX, pytest.approx(APPEND_S_MAX + 51.2)]
 
 
 def test_large_messages_go_to_the_recorder_three_at_a_time_and_small_ones_pass_them() -> None:
