@@ -127,6 +127,7 @@ class Store:
         firsts = self._segments_found()
         if firsts:
             self._disk.reload(segment_path(firsts[-1]))  # the last one alone may have bytes whose sync failed
+            self._disk.sync_directory(SEGMENTS)  # and a name that a killed process gave and had no time to sync
         begin = self._begin(start, firsts)
         self._start = None if begin is None else start
         check = ChainCheck(None if start is None or begin is None else Position(start.sequence, start.link))

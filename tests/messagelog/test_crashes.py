@@ -67,6 +67,29 @@ def cuts_of(kind: type[CuttingDisk], seed: int, *, states: int = 3) -> list[str]
     return found
 
 
+def kills_then_power_cuts(kind: type[CuttingDisk]) -> list[str]:
+    """The process dies before every operation in turn, the next one goes on with what it sees, and then the power goes."""
+    found = []
+    for n in range(1, operations_of_a_whole_run() + 2):
+        disk = kind()
+        disk.cut_at = n
+        promises = Promises()
+        try:
+            workload(opened(disk), disk, promises)
+        except PowerCut:
+            pass
+        again = disk.restarted()
+        workload(opened(again), again, promises, rounds=1)
+        found += [f"{n}: {broken}" for broken in broken_promises(again.crashed(random.Random(n), kept=0), promises)]  # noqa: S311  not for secrets
+    return found
+
+
+@pytest.mark.case("T34")
+def test_after_a_kill_at_any_operation_the_next_process_makes_durable_what_it_builds_on() -> None:
+    """A segment whose name was seen and never synced would take with it what the next process acknowledged."""
+    assert kills_then_power_cuts(CuttingDisk) == []
+
+
 @pytest.mark.case("T35")
 def test_an_error_at_any_operation_loses_nothing_that_was_acknowledged() -> None:
     assert failures_of(Disk) == []

@@ -194,8 +194,8 @@ def verified(world: World, logs: dict[str, ReadLog]) -> list[str]:
     for code, log, one in world.chance.sample(stamped, min(VERIFIED_MAX, len(stamped))):
         try:
             report = verify_container(_container(log, one, world), known, None)
-        except XacbeError as error:
-            found.append(f"I1: {code}: {one.query_id}, {one.direction}: {error.kind}: {error}")
+        except (XacbeError, KeyError, ValueError) as error:  # KeyError: what the stamp covers is not in the log
+            found.append(f"I1: {code}: {one.query_id}, {one.direction} makes no container: {error!r}")
             continue
         if report.verdict != "valid":
             found.append(f"I1: {code}: {one.query_id}, {one.direction} does not verify: {report.reason}")

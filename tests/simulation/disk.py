@@ -63,7 +63,7 @@ class Platter:
     def check_grown(self, when: str) -> None:
         """Every segment as it is seen now begins with everything that was ever durable in it."""
         directory = self.directories.get(SEGMENTS)
-        for name in self.grown:
+        for name in list(self.grown):
             inode = directory.seen.get(name) if directory else None
             self._compare(name, b"" if inode is None else bytes(inode.seen), f"lost synced bytes {when}")
 
