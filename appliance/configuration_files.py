@@ -59,7 +59,7 @@ def load_directory(path: Path) -> LoadedConfiguration:
     instance = _read(path / INSTANCE_FILE, 1024).decode("utf-8", "replace").strip()
     shared: dict[str, SharedParameters] = {}
     expires: dict[str, int | None] = {}
-    for folder in sorted(path.iterdir())[: INSTANCES_MAX + 1]:
+    for folder in _folders(path):
         file = folder / SHARED_FILE
         if not file.is_file():
             continue
@@ -83,7 +83,7 @@ def verification_files(path: Path) -> Iterator[tuple[str, bytes]]:
     metadata the version alone (sheet 2.8). Raises ConfigurationAbsentError, ConfigurationMalformedError.
     """
     yield INSTANCE_FILE, _read(path / INSTANCE_FILE, 1024)
-    for folder in sorted(path.iterdir())[: INSTANCES_MAX + 1]:
+    for folder in _folders(path):
         if (folder / SHARED_FILE).is_file():
             version = _version(_metadata(folder / (SHARED_FILE + METADATA)))
             yield f"{folder.name}/{SHARED_FILE}", _read(folder / SHARED_FILE, SHARED_BYTES_MAX)
@@ -201,6 +201,14 @@ def _expiry(metadata: dict[str, Any]) -> int | None:
         return to_us(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         raise ConfigurationMalformedError("an expiry that is not a moment") from None
+
+
+def _folders(path: Path) -> list[Path]:
+    """As where a file cannot be read: whoever follows the configuration asks again, and goes on with the last one."""
+    try:
+        return sorted(path.iterdir())[: INSTANCES_MAX + 1]
+    except OSError as error:
+        raise ConfigurationAbsentError(f"{path}: {error.strerror}") from None
 
 
 def _read(path: Path, bytes_max: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -82,6 +83,18 @@ def test_nothing_there_is_absent(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationAbsentError):
         load_directory(tmp_path)
     (tmp_path / "instance-identifier").write_text("QROO-TEST")
+    with pytest.raises(ConfigurationAbsentError):
+        load_directory(tmp_path)
+
+
+def test_a_directory_that_cannot_be_listed_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a descriptor left: an OSError would end the relay that follows the configuration."""
+
+    def none_left(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "instance-identifier").write_text("QROO-TEST")
+    monkeypatch.setattr(Path, "iterdir", none_left)
     with pytest.raises(ConfigurationAbsentError):
         load_directory(tmp_path)
 
