@@ -33,7 +33,9 @@ def main() -> None:
                 continue
             *whole, rest = (rest + data).split(b"\n")
             for line in whole:
-                port.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+                said = json.dumps(answer(json.loads(line))).encode() + b"\n"
+                while said:
+                    said = said[port.write(said) or 0 :]  # a port takes 32 KiB at once
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
