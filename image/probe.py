@@ -10,6 +10,7 @@ Carried by the test profile's kernel image alone (`image/testing.py`); no root o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -83,8 +84,16 @@ def _accept(listener: socket.socket, there: tuple[str, int]) -> None:
             near.close()
             continue
         far.settimeout(None)
-        for one, other in ((near, far), (far, near)):
-            threading.Thread(target=_pour, args=(one, other), daemon=True).start()
+        threading.Thread(target=_join, args=(near, far), daemon=True).start()
+
+
+def _join(near: socket.socket, far: socket.socket) -> None:
+    """Both directions, until both have ended."""
+    with near, far:
+        back = threading.Thread(target=_pour, args=(far, near), daemon=True)
+        back.start()
+        _pour(near, far)
+        back.join()
 
 
 def _pour(source: socket.socket, target: socket.socket) -> None:
@@ -92,9 +101,10 @@ def _pour(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-    except OSError:
-        source.close()
-        target.close()
+    except OSError:  # one end is gone: the other direction must not wait for it
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {"run": run, "write": write, "read": read, "forward": forward}

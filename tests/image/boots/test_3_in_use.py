@@ -256,12 +256,11 @@ def test_it_seals_and_exchanges_a_message_with_a_laboratory_box(guest: Guest, en
     assert answers[-1].status_code == 200, answers[-1].text
     assert answers[-1].json()
     query_id = answers[-1].headers["x-road-id"]
-    records = json.loads(guest.xacbe("log", "list", "--id", query_id, "--json"))
+    records = json.loads(guest.xacbe("log", "list", "--id", query_id, "--reason", "a test", "--json"))
     state = enrolled["boxes"][1]["state"]
     xacbe = Path(sys.executable).parent / "xacbe"
-    theirs = subprocess.run(
-        [str(xacbe), "log", "list", "--id", query_id, "--json", "--state", state], capture_output=True, text=True, check=True
-    )
+    command = [str(xacbe), "log", "list", "--id", query_id, "--reason", "a test", "--json", "--state", state]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(records) == 2
     assert len(json.loads(theirs.stdout)) == 2
 
