@@ -228,15 +228,22 @@ class EvidenceKeeper:
         if self._is_stopped(held, shared):
             retry_s = min(retry_s, RETRY_STOPPED_S)
         wait_s = self._configuration.ocsp_fetch_interval_s(self._settings.ocsp_fetch_interval_s) if good else retry_s
+        if good and (left_us := self._sealing_left_us(held, shared)) is not None:  # a good one that is nearly too old: not for 20 minutes
+            wait_s = min(wait_s, max(RETRY_STOPPED_S, left_us / 2_000_000))
         held.due_s = self._clock.monotonic_s() + wait_s
 
     def _is_stopped(self, held: _Held, shared: SharedParameters) -> bool:
         """Nothing can be sealed with what we hold: the first good response brings the box back."""
+        left_us = self._sealing_left_us(held, shared)
+        return left_us is None or left_us <= 0
+
+    def _sealing_left_us(self, held: _Held, shared: SharedParameters) -> int | None:
+        """For how long what we hold is good to seal with; below zero: no more. None: we hold nothing."""
         facts = held.facts
         if facts is None:
-            return True
+            return None
         ends_us = autonomy.sealing_ends_at_us(facts.produced_at_us, facts.this_update_us, facts.next_update_us, shared.ocsp_freshness_s)
-        return ends_us <= self._clock.now_us()
+        return ends_us - self._clock.now_us()
 
     async def _ask(self, url: str, digest: bytes, held: _Held, shared: SharedParameters) -> None:
         """One request to one responder. A nonce goes along; a responder that has none prepares its answers, and then the rule that evidence

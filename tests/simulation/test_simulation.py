@@ -37,6 +37,12 @@ def test_whatever_breaks_the_six_invariants_hold(first: int) -> None:
     assert answers > BLOCK, "hardly anybody was served: a simulation of nothing"
 
 
+@pytest.mark.case("T38")
+def test_an_ocsp_response_that_is_nearly_too_old_is_not_kept_for_twenty_minutes() -> None:
+    """Seed 5035: a good response of 7 h 59 min 42 s, and nobody asked again before the next turn."""
+    assert run(5035, judge).broken == []
+
+
 @pytest.mark.case("T36")
 @pytest.mark.parametrize("invariant", sorted(BUGS))
 def test_the_planted_bug_of_each_invariant_is_found(invariant: str) -> None:
