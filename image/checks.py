@@ -16,7 +16,7 @@ from appliance.topology import IN_IMAGE
 from image import bill, render, tools
 from image.build import REPOSITORY
 from image.root import ROOT_TYPE, extract, partition
-from image.sandbox import user
+from image.sandbox import CLIENTS, user
 from image.testing import command_line
 from image.tools import ImageError
 
@@ -33,8 +33,6 @@ UNWANTED = (
     r"(apt.*|dpkg.*|pip.*|rpm|snap|flatpak)",
 )
 """Programs that no box has: something to type into, to log in with, to fetch or to build with."""
-CLIENTS = {"ssh": "courier"}
-"""Programs that one process needs to reach others: its group's alone to execute."""
 COMMAND_LINE_HAS = (
     "systemd.import_credentials=no",
     "systemd.getty_auto=no",
@@ -103,15 +101,15 @@ def nobody_can_log_in_or_install(root: Path, out: Path) -> list[str]:
     pattern = re.compile("|".join(UNWANTED))
     programs = [file for place in ("usr/bin", "usr/sbin", "usr/local/bin", "bin", "sbin") for file in (root / place).glob("*")]
     found = [f"{file.relative_to(root)}: no box has it" for file in programs if pattern.fullmatch(file.name) and file.name not in CLIENTS]
-    for name, process in CLIENTS.items():
-        at = (root / "usr/bin" / name).stat()
-        if (at.st_uid, at.st_gid, stat.S_IMODE(at.st_mode)) != (0, render.uid(process), 0o750):
-            found.append(f"usr/bin/{name}: not for {process} alone")
+    units = root / "usr/lib/systemd/system"
+    for name, owner in CLIENTS.items():
+        others = [render.service_name(one) for one in IN_IMAGE if one.name != owner]
+        line = f"InaccessiblePaths=/usr/bin/{name}"
+        found += [f"{unit}: reaches {name}" for unit in others if line not in (units / unit).read_text().splitlines()]
     for line in (root / "etc/shadow").read_text().splitlines():
         name, secret = line.split(":")[:2]
         if secret and not secret.startswith(("!", "*")):
             found.append(f"etc/shadow: {name} has a password")
-    units = root / "usr/lib/systemd/system"
     names = ("*getty*", "ssh*", "debug-shell*", "apt-*", "dpkg-*")
     return found + [f"{unit.name}: no box has it" for name in names for unit in units.glob(name)]
 

@@ -10,6 +10,8 @@ from appliance.topology import Process
 STATE = "/var/lib/xacbe"
 MEMORY_FACTOR = 2
 """MemoryMax is this times the topology's figure: that is what the process holds itself; the cgroup counts pages of read files too."""
+CLIENTS = {"ssh": "courier"}
+"""Programs that one process needs to reach others; for the others they are not there. (File groups do not survive the root's building.)"""
 TASKS_MAX = 64
 """Threads of one process: the relay's handshakes and the loops' own; the largest count seen is 20."""
 
@@ -58,6 +60,7 @@ def user(process: str) -> str:
 def lines(process: Process) -> list[str]:
     """The `[Service]` lines that confine the process."""
     made = [f"User={user(process.name)}", f"Group={user(process.name)}", *EVERYBODY, *_network(process), *_devices(process)]
+    made += [f"InaccessiblePaths=/usr/bin/{name}" for name, owner in CLIENTS.items() if owner != process.name]
     if process.writes is not None:
         made.append(f"ReadWritePaths={STATE}/{process.writes}")
     made += [f"MemoryMax={process.memory_mib_max * MEMORY_FACTOR}M", "MemorySwapMax=0", f"TasksMax={TASKS_MAX}"]
