@@ -30,7 +30,7 @@ def relink(root: Path, change: Change) -> None:
     files = sorted((root / "segments").glob("*.log"))
     head = files[0].read_bytes()[: record.SEGMENT_HEAD.size]
     mark, position = record.mark_of(head) or 0, Position()
-    data = head
+    data = bytearray(head)
     for each in changed:
         data += record.encode(position, mark, each.kind, each.flags & ~record.HAS_CONTENT, each.at_us, each.payload, each.content)
     for file in files:
