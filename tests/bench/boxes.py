@@ -6,14 +6,17 @@ import os
 import shutil
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from appliance import topology
 from provisioning.lab import keeper, network, tokens
 
 BASE = "127.0.60"
+SETTLED_S_MAX = 120.0
 SIDES = "AB"
 """A: the client's box. B: the provider's."""
 
@@ -24,9 +27,20 @@ def laboratory(directory: Path, token: str, base: str = BASE, provider: Path = t
     network.down(directory)
     shutil.rmtree(directory, ignore_errors=True)
     try:
-        yield network.up(directory, 2, token, base, 1, lambda line: print(line, file=sys.stderr), provider=provider)
+        network.up(directory, 2, token, base, 1, lambda line: print(line, file=sys.stderr), provider=provider)
+        yield settled(directory)
     finally:
         network.down(directory)
+
+
+def settled(place: Path) -> dict[str, Any]:
+    """The laboratory once only those run that have work: a new supervisor wakes the ones that rest, and they would end while we count."""
+    deadline = time.monotonic() + SETTLED_S_MAX
+    while (now := network.status(place)) is not None and time.monotonic() < deadline:
+        if not any(name in topology.RESTING for box in now["boxes"] for name in box["pids"]):
+            return now
+        time.sleep(1)
+    raise SystemExit("the laboratory does not settle")
 
 
 def processes(lab: dict[str, Any]) -> dict[str, list[int]]:

@@ -20,7 +20,7 @@ from appliance.access import durable_storage
 from appliance.clock import SystemClock
 from appliance.model.identifiers import ClientId, ServerId
 from provisioning.centre import REGISTRY_FILE
-from provisioning.lab import keeper, network
+from provisioning.lab import keeper
 from provisioning.registry import Registry
 from tests.bench import boxes
 from tests.bench.exchange import check, measure
@@ -33,7 +33,6 @@ RECORDS_AN_EXCHANGE = 2
 FILL_IN_FLIGHT = 256
 KNOWN_S_MAX = 120.0
 SUPERVISOR = "box2.supervisor"
-RESTING, SETTLED_S_MAX = ("archivist", "courier"), 120.0
 
 
 def run(options: argparse.Namespace, directory: Path) -> list[dict[str, Any]]:
@@ -54,7 +53,7 @@ def ladder(what: str, sizes: list[int], grow: Any, work: tuple[dict[str, Any], P
     found: list[dict[str, Any]] = []
     for size in sorted(sizes):
         grow(size)
-        lab = settled(directory / "lab")
+        lab = boxes.settled(directory / "lab")
         one = asyncio.run(measure(lab, directory, BODY_BYTES, IN_FLIGHT, options.messages, options.rounds))
         ratio = statistics.fmean(one["ratio"].values())
         us = sum(one["box_us"].values())
@@ -62,16 +61,6 @@ def ladder(what: str, sizes: list[int], grow: Any, work: tuple[dict[str, Any], P
         first = found[0]["ratio"] if found else None
         found.append(line | {"grown": None if first is None else round(ratio / first - 1, 3), "grown_wanted": GROWN_WANTED})
     return found
-
-
-def settled(place: Path) -> dict[str, Any]:
-    """The laboratory once only those run that have work: a new supervisor wakes the ones that rest, and they would end while we count."""
-    deadline = time.monotonic() + SETTLED_S_MAX
-    while (now := network.status(place)) is not None and time.monotonic() < deadline:
-        if not any(name in RESTING for box in now["boxes"] for name in box["pids"]):
-            return now
-        time.sleep(1)
-    raise SystemExit("the laboratory does not settle")
 
 
 def registered(place: Path, lab: dict[str, Any], size: int) -> None:
