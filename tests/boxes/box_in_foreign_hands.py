@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import shutil
 import socket
 import ssl
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -31,6 +33,7 @@ from appliance.trust.ocsp import build_request
 from provisioning.authority import ca, ocsp_responder
 from provisioning.authority.profiles import Issuer, Profile, certify, server_subject
 from provisioning.centre import Centre
+from provisioning.lab import network
 from tests.boxes.conftest import Lab
 from tests.fakes.exchange import SealKey
 
@@ -264,3 +267,15 @@ def pieces_without_end(first: bytes, piece: bytes) -> Iterator[bytes]:
     yield first
     while True:
         yield piece
+
+
+@contextlib.contextmanager
+def foreign_box(base: str) -> Iterator[ForeignBox]:
+    """A laboratory of two boxes of its own, with keys in files, so that somebody can take them."""
+    directory = Path(tempfile.mkdtemp(prefix="xacbe-foreign-"))
+    document = network.up(directory, 2, "software", base, 1, lambda line: None)
+    try:
+        yield ForeignBox(Lab(directory, document))
+    finally:
+        network.down(directory)
+        shutil.rmtree(directory)

@@ -6,8 +6,6 @@ By day the floods last seconds; at night (`DEEP`) as long as the limits that the
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +15,9 @@ import pytest
 import requests
 
 from appliance.relay.turns import RECENT_S
-from provisioning.lab import network
 from tests.bench import boxes
 from tests.bench.load import Connections, Outcome
-from tests.boxes.box_in_foreign_hands import PEER_PORT, SEALED, ForeignBox
-from tests.boxes.conftest import Lab
+from tests.boxes.box_in_foreign_hands import PEER_PORT, SEALED, ForeignBox, foreign_box
 from tests.boxes.flooder import flooding
 from tests.depth import DEEP
 
@@ -39,13 +35,8 @@ A_SECOND = 2_000
 @pytest.fixture(scope="module")
 def box() -> Iterator[ForeignBox]:
     """A laboratory of its own. Box 1 is also in our hands: a peer that connects anew for each message."""
-    directory = Path(tempfile.mkdtemp(prefix="xacbe-floods-"))
-    document = network.up(directory, 2, "software", BASE, 1, lambda line: None)
-    try:
-        yield ForeignBox(Lab(directory, document))
-    finally:
-        network.down(directory)
-        shutil.rmtree(directory)
+    with foreign_box(BASE) as box:
+        yield box
 
 
 @dataclass(frozen=True)

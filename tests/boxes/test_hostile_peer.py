@@ -6,10 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,9 +23,7 @@ from appliance.net.multipart import closing, part_begin
 from appliance.net.transport_parts import REST_RESPONSE
 from appliance.relay.gates import HELD_BYTES_MAX
 from appliance.seal import xades
-from provisioning.lab import network
-from tests.boxes.box_in_foreign_hands import CLOSED, SEALED, ForeignBox, Message, pieces_without_end
-from tests.boxes.conftest import Lab
+from tests.boxes.box_in_foreign_hands import CLOSED, SEALED, ForeignBox, Message, foreign_box, pieces_without_end
 
 pytestmark = pytest.mark.lab
 
@@ -38,13 +34,8 @@ HOUR_S = 3600
 @pytest.fixture(scope="module")
 def box() -> Iterator[ForeignBox]:
     """A laboratory of its own with keys in files, so that somebody can take them."""
-    directory = Path(tempfile.mkdtemp(prefix="xacbe-hostile-"))
-    document = network.up(directory, 2, "software", BASE, 1, lambda line: None)
-    try:
-        yield ForeignBox(Lab(directory, document))
-    finally:
-        network.down(directory)
-        shutil.rmtree(directory)
+    with foreign_box(BASE) as box:
+        yield box
 
 
 def honest_exchange(box: ForeignBox) -> None:
