@@ -2,10 +2,12 @@
 
 Two gates, because they are held by different people: an exchange is under way once its message is complete, and costs signatures and
 records; a message that still arrives costs a connection, and whoever sends it decides how long. One caller may hold a quarter of the
-second gate, so that one silent or slow sender keeps nobody else out. Of the first gate half is for everybody; of the other half nobody
-gets anything who has a quarter of the whole already, neither as the caller nor as the service that is asked: one that answers slowly, or
-not at all, does not keep others from being served. What is read of messages and answers and lies in memory until the exchange ends (SOAP
-parts, heads, seals; of bodies 64 KiB at most) is counted besides: 250 SOAP parts that never end were 270 MiB.
+second gate, so that one silent or slow sender keeps nobody else out. Of the first gate a service may have as much as it leaves free, a
+caller CALLER_TIMES as much: one that answers slowly, or not at all, does not keep others from being served, and two or three of them
+do not either, because each leaves less to itself. A caller has more, because to the provider a whole box is one: what its own gate let
+through behind three services that hang must leave it room here for a fourth. What is read of messages and answers and lies in memory
+until the exchange ends (SOAP parts, heads, seals; of bodies 64 KiB at most) is counted besides: 250 SOAP parts that never end were
+270 MiB.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from appliance.errors import UnavailableError
 from appliance.relay.turns import Turns
 
 RETRY_AFTER_S = 1.0
+CALLER_TIMES = 8
+"""Three services that hang one after the other hold seven eighths of one box and of what it asks of another; a caller has eight ninths."""
 HELD_BYTES_MAX = 32 << 20
 """Of all exchanges together; one caller may have half of it. A complete message lies in memory three times at worst (read, in the
 recorder's frame, on its way out), which with an idle relay's 60 MiB stays below its 200. A usual message holds 10 KiB.
@@ -67,9 +71,10 @@ class Gates:
 
     def enter(self, caller: str, service: str) -> None:
         """The message is complete: the exchange goes on. Raises BusyError."""
-        held = max(self._running_by[caller], self._running_by[service] if service else 0)
-        if self.running >= self._max or (self.running >= self._max // 2 and held >= self._share):
-            raise BusyError(f"{self.running} exchanges are under way, {held} of this caller or service", retry_after_s=RETRY_AFTER_S)
+        free, of_caller, of_service = self._max - self.running, self._running_by[caller], self._running_by[service] if service else 0
+        if of_service >= free or of_caller >= CALLER_TIMES * free:
+            held = f"{of_caller} of this caller, {of_service} of this service"
+            raise BusyError(f"{self.running} exchanges are under way, {held}", retry_after_s=RETRY_AFTER_S)
         self.running += 1
         self._running_by[caller] += 1
         self._running_by[service] += 1

@@ -225,24 +225,55 @@ def complete(gates: Gates, passage: Passage, service: str) -> bool:
     return True
 
 
-def test_neither_a_caller_nor_a_service_gets_more_than_a_quarter_of_the_second_half() -> None:
+async def filled(gates: Gates, caller: str, service: str) -> list[Passage]:
+    """All that this caller gets in for this service."""
+    inside: list[Passage] = []
+    while complete(gates, passage := await gates.arrive(caller), service):
+        inside.append(passage)
+    return inside
+
+
+def test_a_service_that_hangs_has_half_and_the_next_one_half_of_what_is_left() -> None:
     async def main() -> None:
-        gates = Gates(16)
-        mine = []
-        for number in range(12):  # everybody asks the same service, which never answers
-            passage = await gates.arrive(f"caller {number}")
-            if complete(gates, passage, "slow"):
-                mine.append(passage)
-        assert len(mine) == 8
-        others = [await gates.arrive(f"caller {number}") for number in range(4)]
+        gates = Gates(1024)
+        inside = [await filled(gates, "everybody", f"slow {number}") for number in range(4)]
+        assert [len(each) for each in inside] == [512, 256, 128, 15], "the fourth: its caller has eight ninths"
+        others = [await gates.arrive(f"caller {number}") for number in range(10)]
         assert all(complete(gates, passage, "quick") for passage in others)
-        more = [await gates.arrive("noisy") for _ in range(4)]
-        assert [complete(gates, passage, f"service {at}") for at, passage in enumerate(more)] == [True] * 4
-        assert gates.running == 16
-        assert not complete(gates, await gates.arrive("one more"), "other")
-        for passage in (*mine, *others, *more):
+        for passage in (*sum(inside, []), *others):
             passage.leave()
         assert (gates.running, gates.arriving) == (0, 0)
+
+    play(main)
+
+
+@pytest.mark.parametrize("hanging", [1, 2, 3])
+@pytest.mark.parametrize("together", [True, False])
+def test_what_one_box_lets_through_behind_services_that_hang_leaves_it_room_at_the_other(hanging: int, together: bool) -> None:
+    """Box 2 knows all systems of box 1 as box 1."""
+
+    async def main() -> None:
+        ours, theirs = Gates(1024), Gates(1024)
+        number = 0
+        for services in [range(hanging)] if together else [[each] for each in range(hanging)]:
+            full: set[int] = set()
+            while len(full) < len(services):
+                number += 1
+                service = services[number % len(services)]
+                if complete(ours, await ours.arrive(f"system {number}"), f"slow {service}"):
+                    assert complete(theirs, await theirs.arrive("box 1"), f"slow {service}")
+                else:
+                    full.add(service)
+        quick = [await gates.arrive(caller) for gates, caller in ((ours, "system"), (theirs, "box 1"))]
+        assert [complete(gates, passage, "quick") for gates, passage in zip((ours, theirs), quick, strict=True)] == [True, True]
+
+    play(main)
+
+
+def test_a_gate_for_few_lets_them_all_in_and_no_more() -> None:
+    async def main() -> None:
+        gates = Gates(4)
+        assert [complete(gates, await gates.arrive(f"caller {at}"), f"service {at}") for at in range(5)] == [True] * 4 + [False]
 
     play(main)
 
