@@ -29,7 +29,7 @@ if [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then mkdir -
   apt-get download -qq openssh-server && dpkg-deb -x openssh-server_*.deb . && rm openssh-server_*.deb; fi
 endef
 
-.PHONY: verify.html demo test crash-test simulate setup lint bench nightly nightly-trixie fuzz clean debian report image image-run image-check image-test
+.PHONY: verify.html demo test crash-test crash-tools simulate setup lint bench nightly nightly-trixie fuzz clean debian report image image-run image-check image-test
 
 demo: setup
 	@$(BIN)/ceiqroo demo --language $(LANG_XACBE) $(if $(KEEP),--keep)
@@ -46,9 +46,11 @@ build/scan/.ready: tests/scan/requirements.lock | debian
 	@touch $@
 
 # Power cuts of a guest that runs the real recorder, and thousands of crash states of its disk. As root: disks are mounted.
-crash-test: setup
-	@$(call install,$(DEBIAN_CRASH))
+crash-test: setup crash-tools
 	@$(BIN)/python -m pytest -m crash tests/crash
+
+crash-tools: | debian
+	@$(call install,$(DEBIAN_CRASH))
 
 # Whole networks on virtual time (tests/simulation/README.md): SEEDS runs from FROM on; each failure prints how to replay it.
 SEEDS ?= 1000
