@@ -18,7 +18,8 @@ from appliance.commands.verbs import UnreadableError, add_verb, print_json, prin
 from appliance.errors import XacbeError
 from appliance.messagelog.archive import ENCRYPTED, LINKING_INFO, ArchiveBrokenError, check_archive
 from appliance.messagelog.archive_wire import MadeArchive
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import text
 from appliance.topology import CONSOLE
 

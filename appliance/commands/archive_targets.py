@@ -13,7 +13,8 @@ from appliance import settings
 from appliance.clock import iso
 from appliance.commands.verbs import print_json, print_table
 from appliance.courier.wire import TargetState
-from appliance.net.local_sockets import BlockingClient, NeighbourAwayError, channel_path
+from appliance.net.local_client import BlockingClient, NeighbourAwayError
+from appliance.net.local_sockets import channel_path
 from appliance.texts import TEXTS, text
 from appliance.topology import CONSOLE
 

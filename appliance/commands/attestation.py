@@ -19,7 +19,8 @@ from appliance.commands.verbs import add_verb, done, print_json, printable, read
 from appliance.errors import UNREADABLE, RefusedError
 from appliance.hsm import wire as hsm
 from appliance.hsm.token import MechanismMissingError
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.settings import BoxSettings
 from appliance.texts import text
 from appliance.topology import CONSOLE

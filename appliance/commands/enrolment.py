@@ -21,7 +21,8 @@ from appliance.commands.attestation import server_of, tpm_claim
 from appliance.hsm import keyring
 from appliance.hsm import wire as hsm
 from appliance.model.identifiers import ClientId, IdentifierError
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.settings import BoxSettings, RelaySettings
 from appliance.supervision.wire import ChangeEnrolment
 from appliance.texts import text

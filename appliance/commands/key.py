@@ -20,7 +20,8 @@ from appliance.errors import RefusedError
 from appliance.hsm import keyring
 from appliance.hsm.token import ALGORITHMS
 from appliance.hsm.wire import CertificateImport, CertificateRequest, KeyRecord, KeyRequest
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import text
 from appliance.topology import CONSOLE
 

@@ -25,7 +25,8 @@ from appliance.messagelog.containers import container_of
 from appliance.messagelog.index import UNCONFIRMED_STATE
 from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import WAIT_S_MAX, AuditRecord, ListAudits, ListRecords, ReadRecord, RecordContent, RecordSummary
-from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
+from appliance.net.local_client import BlockingClient, LocalClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import text
 from appliance.topology import CONSOLE
 

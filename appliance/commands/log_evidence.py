@@ -28,7 +28,8 @@ from appliance.messagelog.inspection import Findings, Trust
 from appliance.messagelog.record import ENTRIES, BrokenLinkError
 from appliance.messagelog.wire import ExchangeGroup, ProveRecord, ReportExchanges
 from appliance.model import certificates as model_certificates
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import refusal, text
 from appliance.topology import CONSOLE
 from appliance.trust.global_configuration import ApprovedTsa

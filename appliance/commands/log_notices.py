@@ -7,7 +7,8 @@ import argparse
 from appliance.clock import iso
 from appliance.commands.verbs import print_json, print_table, printable
 from appliance.messagelog.wire import NOTICE_DELIVERED, ListNotices, NoticeSummary
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import TEXTS, text
 from appliance.topology import CONSOLE
 

@@ -10,7 +10,8 @@ import msgspec
 from appliance.clock import iso
 from appliance.commands.verbs import add_verb, done, full_name, print_json, print_table
 from appliance.messagelog.archive_wire import ChangeTerm, Erased, SubsystemTerm
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import text
 from appliance.topology import CONSOLE
 

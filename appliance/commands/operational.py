@@ -14,7 +14,8 @@ from appliance.commands.log_evidence import moment_us
 from appliance.commands.verbs import add_verb, full_name, print_json, print_table
 from appliance.messagelog.operations import client_of, service_of
 from appliance.messagelog.operations_wire import CONSUMER, ListOperations, Operation
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import text
 from appliance.topology import CONSOLE
 

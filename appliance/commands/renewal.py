@@ -22,7 +22,8 @@ from appliance.errors import RefusedError, UnavailableError
 from appliance.hsm import keyring
 from appliance.hsm.wire import CertificateImport, CertificateRequest, KeyRecord, KeyRequest, KeyVersion
 from appliance.model.identifiers import ClientId, ServerId
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.settings import BoxSettings, TrustAgentSettings
 from appliance.texts import text
 from appliance.topology import CONSOLE

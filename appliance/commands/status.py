@@ -16,7 +16,8 @@ from appliance.errors import UNREADABLE, XacbeError
 from appliance.health.horizons import soonest
 from appliance.hsm.wire import TokenStatus
 from appliance.messagelog.wire import LogStatus
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.supervision.wire import BoxStatus, ProcessStatus
 from appliance.texts import text
 from appliance.topology import CONSOLE

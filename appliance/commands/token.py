@@ -10,7 +10,8 @@ from appliance import settings
 from appliance.commands.verbs import add_verb, catalogued, done, print_json, print_table, printable
 from appliance.errors import RefusedError
 from appliance.hsm.wire import PinRequest, TokenInit, TokenListed, TokenStatus
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.texts import text
 from appliance.topology import CONSOLE
 

@@ -12,7 +12,8 @@ import msgspec
 
 from appliance import settings
 from appliance.errors import RefusedError
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.supervision.wire import LocalConfiguration
 from appliance.texts import TEXTS, text
 from appliance.topology import CONSOLE

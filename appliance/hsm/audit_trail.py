@@ -14,7 +14,8 @@ from pathlib import Path
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.messagelog.wire import Audit
-from appliance.net.local_sockets import LocalClient, channel_path
+from appliance.net.local_client import LocalClient
+from appliance.net.local_sockets import channel_path
 
 WAITING_MAX = 256
 """Records while the recorder restarts: refusals of a caller gone wild fill it, and are counted."""

@@ -10,7 +10,8 @@ from collections import deque
 from pathlib import Path
 
 from appliance.hsm.wire import HandshakeRequest, KeyRecord, SealReply, SealRequest
-from appliance.net.local_sockets import BlockingClient, LocalClient, NeighbourAwayError, channel_path
+from appliance.net.local_client import BlockingClient, LocalClient, NeighbourAwayError
+from appliance.net.local_sockets import channel_path
 
 SIGN_S_MAX = 15.0
 """Wait for one signature: the signer's own deadline is 10 s."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.errors import RefusedError, UnavailableError
-from appliance.net.local_sockets import Handler, Reply
+from appliance.net.local_server import Handler, Reply
 
 CARRIED_S_MAX = 30.0
 """So long a run waits for an archive's arrival; a longer way is gone on with, and the next run finds it arrived."""

@@ -41,7 +41,7 @@ class NotCheckpointedError(UnavailableError):
 
 
 class Signer(Protocol):
-    """The way to the signer: `local_sockets.LocalClient`."""
+    """The way to the signer: `local_client.LocalClient`."""
 
     async def call(self, operation: str, request: Any = None, answer: Any = None, timeout_s: float = SIGN_CALL_S_MAX) -> Any: ...
 

@@ -50,7 +50,7 @@ from appliance.messagelog.record import MESSAGE, SIGNATURE, AuditEntry, BrokenLi
 from appliance.messagelog.store import Store
 from appliance.messagelog.terms import Term, Terms
 from appliance.messagelog.wire import RecordContent, RecordSummary
-from appliance.net.local_sockets import Handler, Reply, caller_uid, caller_user
+from appliance.net.local_server import Handler, Reply, caller_uid, caller_user
 
 LOOK_S = 3600.0
 """How often contents whose term has ended are looked for."""

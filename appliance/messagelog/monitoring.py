@@ -32,7 +32,7 @@ from appliance.messagelog.operations_wire import (
     OperationsHealth,
     QueryOperations,
 )
-from appliance.net.local_sockets import Handler
+from appliance.net.local_server import Handler
 
 KEY_PURPOSE = b"xacbe operational records 1"
 ROOM_BYTES_MIN = 64 << 20

@@ -35,7 +35,7 @@ from appliance.messagelog.wire import (
     NoticeSummary,
     TakeNotices,
 )
-from appliance.net.local_sockets import Handler
+from appliance.net.local_server import Handler
 
 ITEMS_MAX = 100
 """Messages in one notice: some 40 KiB."""

@@ -21,7 +21,7 @@ from appliance.messagelog.record import group_of
 from appliance.messagelog.sealing import QUERY
 from appliance.messagelog.store import UnknownRecordError
 from appliance.messagelog.wire import OWN_MAX, WAIT_S_MAX, FindOwn, ReadOwn, RecordSummary
-from appliance.net.local_sockets import Handler, Reply
+from appliance.net.local_server import Handler, Reply
 
 
 class DownloadsOffError(RefusedError):

@@ -10,7 +10,7 @@ from appliance.errors import RefusedError
 from appliance.messagelog import audit
 from appliance.messagelog.groups import Draft
 from appliance.messagelog.record import AuditEntry
-from appliance.net.local_sockets import caller_uid, caller_user
+from appliance.net.local_server import caller_uid, caller_user
 
 Accounts = Callable[[], Awaitable[list[Account]]]
 """The accounts as the supervisor holds them now. Raises XacbeError: then nobody reads."""

@@ -35,7 +35,7 @@ from appliance.messagelog.wire import (
     RecordSummary,
     ReportExchanges,
 )
-from appliance.net.local_sockets import Handler, Reply
+from appliance.net.local_server import Handler, Reply
 
 STAMP_LOOK_S = 0.1
 GROUPS_MAX = 10_000

@@ -61,7 +61,7 @@ from appliance.messagelog.wire import (
     LogStatus,
     OpenBody,
 )
-from appliance.net.local_sockets import Handler, Reply
+from appliance.net.local_server import Handler, Reply
 from appliance.settings import RecorderSettings
 from appliance.trust.autonomy import EVIDENCE_GAP_MAX_US
 from appliance.worker_thread import StartWorker, WorkerThread

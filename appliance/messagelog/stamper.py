@@ -60,7 +60,7 @@ SignatureDocument = Callable[[int, bytes], Awaitable[bytes]]
 
 
 class TrustAgent(Protocol):
-    """The way to the trust agent: `local_sockets.LocalClient`."""
+    """The way to the trust agent: `local_client.LocalClient`."""
 
     async def call(self, operation: str, request: object, answer: type[StampReply], timeout_s: float) -> StampReply: ...
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from appliance.clock import Clock
 from appliance.errors import XacbeError
-from appliance.net.local_sockets import LocalClient, channel_path
+from appliance.net.local_client import LocalClient
+from appliance.net.local_sockets import channel_path
 from appliance.processes.resting import NothingToDo, Rest
 from appliance.settings import provisioned
 from appliance.supervision.wire import RESTING, Announcement

@@ -12,7 +12,7 @@ from appliance.hsm import keyring
 from appliance.hsm.audit_trail import AuditTrail
 from appliance.hsm.token import MechanismMissingError, Token, TokenBusyError
 from appliance.hsm.wire import CertifyReply, CertifyRequest, CredentialChallenge, QuoteReply, QuoteRequest, TpmIdentity
-from appliance.net.local_sockets import Handler
+from appliance.net.local_server import Handler
 from appliance.processes.key_acts import AtToken
 
 Result = TypeVar("Result")

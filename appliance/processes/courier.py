@@ -18,7 +18,9 @@ from appliance.courier.wire import TargetState
 from appliance.errors import XacbeError
 from appliance.journal import event, start_journal
 from appliance.messagelog.cargo import Cargo, CargoArrived, NextCargo, OpenCargo
-from appliance.net.local_sockets import LocalClient, LocalServer, channel_path, inherited_sockets
+from appliance.net.local_client import LocalClient
+from appliance.net.local_server import LocalServer
+from appliance.net.local_sockets import channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.resting import Rest, wake
 from appliance.processes.running import run, until_stopped

@@ -20,7 +20,8 @@ from appliance.console.machine import machine_facts
 from appliance.console.pages import page
 from appliance.errors import UNREADABLE, XacbeError
 from appliance.journal import event, start_journal
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.settings import BoxSettings, load
 from appliance.supervision.wire import BoxStatus
 from appliance.texts import set_language

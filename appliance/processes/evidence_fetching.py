@@ -25,7 +25,7 @@ from appliance.model import certificates
 from appliance.model.certificates import CertificateMalformedError
 from appliance.net import fetch
 from appliance.net.fetch import FetchLimits
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.processes.clock_watch import ClockWatch
 from appliance.processes.configuration_fetching import ConfigurationKeeper
 from appliance.processes.trust_services import Generation, ServiceBook

@@ -15,7 +15,7 @@ from appliance.hsm.key_book import KeyBook
 from appliance.hsm.token import Token
 from appliance.hsm.wire import CertificateImport, CertificateRequest, KeyRecord, KeyRequest, KeyVersion
 from appliance.model import certificates
-from appliance.net.local_sockets import Handler
+from appliance.net.local_server import Handler
 
 Result = TypeVar("Result")
 

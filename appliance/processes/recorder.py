@@ -28,7 +28,9 @@ from appliance.messagelog import audit
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import AWAY, WriteUnconfirmed
-from appliance.net.local_sockets import LocalClient, LocalServer, NeighbourAwayError, channel_path, inherited_sockets
+from appliance.net.local_client import LocalClient, NeighbourAwayError
+from appliance.net.local_server import LocalServer
+from appliance.net.local_sockets import channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.running import run, settle, until_stopped
 from appliance.settings import RecorderSettings, load

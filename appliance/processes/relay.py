@@ -37,7 +37,8 @@ from appliance.net.connection import StreamLimits
 from appliance.net.dialer import Dialer, DialerLimits
 from appliance.net.http1 import HeadLimits
 from appliance.net.listener import Listener, ListenerLimits
-from appliance.net.local_sockets import LocalClient, channel_path, inherited_sockets
+from appliance.net.local_client import LocalClient
+from appliance.net.local_sockets import channel_path, inherited_sockets
 from appliance.net.tls_engine import HandshakeThreads
 from appliance.processes.announcing import announce_forever
 from appliance.processes.running import settle

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from appliance.errors import UnavailableError
 from appliance.hsm.wire import HandshakeRequest, KeyRecord
-from appliance.net.local_sockets import BlockingClient, LocalClient, channel_path
+from appliance.net.local_client import BlockingClient, LocalClient
+from appliance.net.local_sockets import channel_path
 from appliance.net.mqtt_session import KeyLoader
 
 LABEL = "tls-report"

@@ -30,7 +30,9 @@ from appliance.hsm.wire import TokenStatus
 from appliance.journal import event, start_journal
 from appliance.messagelog.wire import LogStatus
 from appliance.net import mqtt_session
-from appliance.net.local_sockets import LocalClient, LocalServer, channel_path, inherited_sockets
+from appliance.net.local_client import LocalClient
+from appliance.net.local_server import LocalServer
+from appliance.net.local_sockets import channel_path, inherited_sockets
 from appliance.net.mqtt_session import BrokerAwayError, KeyLoader, MqttSession, broker_context, in_thread, reconnect_after_s
 from appliance.net.sparkplug import edge_node_of
 from appliance.processes.announcing import announce_forever

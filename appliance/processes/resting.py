@@ -6,7 +6,7 @@ It goes only when the supervisor took its word for it, so nobody mistakes rest f
 from __future__ import annotations
 
 from appliance.clock import Clock
-from appliance.net.local_sockets import LocalServer
+from appliance.net.local_server import LocalServer
 
 REST_AFTER_S = 5.0
 """Without a caller: a person's next command finds it still there, and at start everybody who asks has asked."""

@@ -48,7 +48,8 @@ from appliance.hsm.wire import (
 from appliance.journal import event, start_journal
 from appliance.messagelog.checkpoint import note_of
 from appliance.model import certificates
-from appliance.net.local_sockets import Handler, LocalServer, inherited_sockets
+from appliance.net.local_server import Handler, LocalServer
+from appliance.net.local_sockets import inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.attesting import Attesting
 from appliance.processes.key_acts import KeyActs

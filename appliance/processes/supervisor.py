@@ -29,7 +29,9 @@ from appliance.health.wire import Incident
 from appliance.hsm.wire import TokenStatus
 from appliance.journal import event, start_journal
 from appliance.messagelog.wire import Audit, LogStatus
-from appliance.net.local_sockets import Handler, LocalClient, LocalServer, caller_uid, caller_user, channel_path, inherited_sockets
+from appliance.net.local_client import LocalClient
+from appliance.net.local_server import Handler, LocalServer, caller_uid, caller_user
+from appliance.net.local_sockets import channel_path, inherited_sockets
 from appliance.processes.running import Fuse, run, until_stopped
 from appliance.settings import BoxSettings, SupervisorSettings, load
 from appliance.supervision.announcements import Announcements

@@ -19,7 +19,9 @@ from appliance.clock import Clock, SystemClock
 from appliance.errors import RefusedError
 from appliance.journal import start_journal
 from appliance.model.identifiers import ClientId, ServerId
-from appliance.net.local_sockets import Handler, LocalClient, LocalServer, channel_path, inherited_sockets
+from appliance.net.local_client import LocalClient
+from appliance.net.local_server import Handler, LocalServer
+from appliance.net.local_sockets import channel_path, inherited_sockets
 from appliance.processes.announcing import announce_forever
 from appliance.processes.clock_watch import FILE_NAME, ClockWatch
 from appliance.processes.configuration_fetching import ConfigurationKeeper

@@ -19,7 +19,7 @@ from appliance.exchange.ports import Body
 from appliance.messagelog import stream
 from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import BodyFile, DropBody, OpenBody
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 
 CHUNK_BYTES = 256 << 10
 """One trip to a worker thread (some 30 us) for each quarter MiB: below 1 % of the hash's own time."""

@@ -6,7 +6,7 @@ import asyncio
 
 from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.local_view import LocalView
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.relay.trust_view import TrustView
 from appliance.supervision.wire import LocalConfiguration, LocalNews
 

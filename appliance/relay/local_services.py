@@ -31,7 +31,7 @@ from appliance.net import faults
 from appliance.net.connection import ServerConnection
 from appliance.net.faults import Fault
 from appliance.net.http1 import RequestHead
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.relay.gates import BusyError, Gates
 from appliance.relay.local_answer import LocalAnswer, Pipe
 from appliance.relay.refusals import Refusals

@@ -32,7 +32,7 @@ from appliance.messagelog.operations_wire import (
 )
 from appliance.model.identifiers import ServerId
 from appliance.net.faults import Fault
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.net.message_protocol import RestRequest
 from appliance.net.soap_protocol import SoapRequest
 from appliance.version import VERSION

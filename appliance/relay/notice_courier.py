@@ -30,7 +30,7 @@ from appliance.messagelog.wire import (
     TakeNotices,
 )
 from appliance.model.identifiers import ClientId
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.net.message_protocol import RestResponse, request_from_system
 from appliance.relay.incoming import PeerFaultError
 from appliance.relay.system_call import SystemCaller

@@ -16,7 +16,7 @@ from appliance.journal import event
 from appliance.messagelog.wire import Audit
 from appliance.net import faults
 from appliance.net.faults import Fault
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.relay.incoming import PeerFaultError
 
 AUDIT_S_MAX = 5.0

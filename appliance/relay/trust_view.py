@@ -14,7 +14,7 @@ from appliance.errors import UnavailableError, XacbeError
 from appliance.exchange.routing import InstanceUnknownError
 from appliance.journal import event
 from appliance.model.identifiers import ClientId
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.trust import signed_time
 from appliance.trust.global_configuration import SharedParameters
 from appliance.trust.signed_time import NOTHING_SIGNED

@@ -29,7 +29,8 @@ from appliance import clock as times
 from appliance import durable, topology
 from appliance.clock import SystemClock
 from appliance.errors import UnavailableError, XacbeError
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.supervision.wire import BoxStatus
 from provisioning import enrolment, tpm_enrolment
 from provisioning.authority import ca

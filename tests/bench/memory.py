@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import XacbeError
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from provisioning.lab import keeper, network
 from tests.bench import boxes
 from tests.bench.exchange import check

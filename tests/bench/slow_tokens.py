@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.hsm.wire import KeyRecord
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from tests.bench import boxes
 from tests.bench.load import Connections
 from tests.hsm import speed_profiles

@@ -17,7 +17,8 @@ import requests
 
 from appliance.errors import XacbeError
 from appliance.hsm.wire import TokenStatus
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from provisioning.lab import keeper, network, tokens
 from tests.boxes.conftest import Lab
 from tests.depth import DEEP

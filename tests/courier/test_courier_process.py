@@ -21,7 +21,7 @@ from appliance.courier.wire import TargetState
 from appliance.errors import UnavailableError
 from appliance.messagelog.archive_wire import MadeArchive
 from appliance.messagelog.cargo import CargoCounter, NotCarriedYetError
-from appliance.net.local_sockets import Handler, LocalServer
+from appliance.net.local_server import Handler, LocalServer
 from tests.courier import ssh_service
 from tests.courier.loopback import LOOPBACK
 from tests.courier.parcels import parcel

@@ -24,7 +24,7 @@ from appliance import durable
 from appliance.messagelog import custodian
 from appliance.messagelog.archive_wire import ChangeTerm, ConfirmArchive, ListArchivable
 from appliance.messagelog.wire import Append, Audit, BodyFile, OpenBody
-from appliance.net.local_sockets import called_by
+from appliance.net.local_server import called_by
 from appliance.settings import RecorderSettings
 from tests.crash.marks import (
     AUDIT,

@@ -29,7 +29,7 @@ from appliance.messagelog.stamping import NotStampedError
 from appliance.messagelog.wire import Append, Appended, NoticeItem, Seal
 from appliance.model.identifiers import ClientId
 from appliance.net import faults
-from appliance.net.local_sockets import NeighbourAwayError
+from appliance.net.local_client import NeighbourAwayError
 from appliance.net.message_protocol import RestRequest, parse_head
 from appliance.net.soap_protocol import parse_request
 from appliance.net.soap_reader import read_fault

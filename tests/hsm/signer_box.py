@@ -21,7 +21,9 @@ from appliance.errors import UnavailableError
 from appliance.hsm.wire import CertificateImport, KeyRecord, KeyRequest, TokenStatus
 from appliance.messagelog.wire import Audit
 from appliance.net import local_sockets
-from appliance.net.local_sockets import LocalClient, LocalServer, channel_path
+from appliance.net.local_client import LocalClient
+from appliance.net.local_server import LocalServer
+from appliance.net.local_sockets import channel_path
 from provisioning.lab import tokens
 from provisioning.lab.tokens import TokenPlan
 from tests.hsm import parts

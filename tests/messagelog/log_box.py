@@ -20,7 +20,8 @@ from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import WriteUnconfirmed
 from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import Append, Appended, BodyFile, ListRecords, ReadRecord, RecordContent, RecordSummary, Seal
-from appliance.net.local_sockets import NeighbourAwayError, Reply, called_by
+from appliance.net.local_client import NeighbourAwayError
+from appliance.net.local_server import Reply, called_by
 from appliance.settings import RecorderSettings
 from appliance.trust.signed_time import SignedMoment, SignedTime, monotonic_us
 from appliance.trust.timestamps import build_request, check_imprint, token_of_response

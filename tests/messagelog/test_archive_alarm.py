@@ -13,7 +13,9 @@ import pytest
 
 from appliance import topology
 from appliance.health.wire import Incident
-from appliance.net.local_sockets import Handler, LocalClient, channel_path
+from appliance.net.local_client import LocalClient
+from appliance.net.local_server import Handler
+from appliance.net.local_sockets import channel_path
 from appliance.processes import archivist as process
 from appliance.processes.archivist import FAILING, Archivist
 from appliance.settings import ArchivistSettings

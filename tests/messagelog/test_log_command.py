@@ -22,7 +22,7 @@ from appliance.messagelog.index import Index
 from appliance.messagelog.record import MESSAGE, MessageEntry, Position
 from appliance.messagelog.sealing import tag
 from appliance.messagelog.wire import ListRecords, RecordSummary
-from appliance.net.local_sockets import Handler, LocalServer
+from appliance.net.local_server import Handler, LocalServer
 from tests.messagelog.drafts import EPOCH, NOW_US, TAGS, message
 from tests.supervision.box import bind_channels, make_box
 

@@ -16,7 +16,7 @@ from appliance.messagelog.own_reading import DownloadsOffError, TooManyDocuments
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.store import UnknownRecordError
 from appliance.messagelog.wire import OWN_MAX, FindOwn, ReadOwn, RecordContent, RecordSummary
-from appliance.net.local_sockets import Reply
+from appliance.net.local_server import Reply
 from appliance.topology import CONSOLE, may_call
 from tests.messagelog.log_box import SETTINGS, SUBSYSTEMS, LogBox, append_all, until_stamped
 from tests.messagelog.test_readers import acts, played

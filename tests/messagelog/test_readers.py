@@ -20,7 +20,7 @@ from appliance.messagelog.readers import ReasonMissingError
 from appliance.messagelog.record import AuditEntry, MessageEntry
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.wire import ExchangeGroup, ListAudits, ListRecords, ProveRecord, ReadRecord, ReportExchanges
-from appliance.net.local_sockets import called_by
+from appliance.net.local_server import called_by
 from tests.messagelog.log_box import OWN_USER, LogBox, append, append_all, until_stamped
 
 REASON = "case 7/2026"

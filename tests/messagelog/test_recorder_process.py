@@ -34,7 +34,9 @@ from appliance.messagelog.sealing import QUERY
 from appliance.messagelog.stamping import PATIENCE_S
 from appliance.messagelog.store import Limits, Store
 from appliance.messagelog.wire import Append, Appended, Audit, LogStatus, Seal
-from appliance.net.local_sockets import Handler, LocalClient, LocalServer, NeighbourAwayError, channel_path
+from appliance.net.local_client import LocalClient, NeighbourAwayError
+from appliance.net.local_server import Handler, LocalServer
+from appliance.net.local_sockets import channel_path
 from appliance.seal.verify import verify_container
 from appliance.supervision.wire import Announcement
 from appliance.trust.wire import StampReply, StampRequest, View

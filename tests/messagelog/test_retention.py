@@ -24,7 +24,7 @@ from appliance.messagelog.record import MESSAGE, AuditEntry, mark_of, records
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.terms import Terms, TermsMalformedError
 from appliance.messagelog.wire import AuditRecord, BodyFile, ListRecords, OpenBody
-from appliance.net.local_sockets import called_by
+from appliance.net.local_server import called_by
 from appliance.trust.signed_time import NOTHING_SIGNED, SignedMoment, SignedTime, monotonic_us
 from tests.messagelog.drafts import StillClock
 from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, listed, played, read, until_stamped, written

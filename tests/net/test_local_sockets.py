@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from appliance import topology
 from appliance.errors import PeerProtocolError, RefusedError
-from appliance.net import frames, local_sockets, transports
+from appliance.net import frames, local_server, local_sockets, local_stream, transports
 from appliance.net.frames import FrameError, FrameReader
-from appliance.net.local_sockets import BlockingClient, LocalClient, LocalServer, NeighbourAwayError, Reply
+from appliance.net.local_client import BlockingClient, LocalClient, NeighbourAwayError
+from appliance.net.local_server import LocalServer, Reply
 from appliance.supervision.announcements import INSTANCES_MAX
 
 FRAME = st.builds(
@@ -48,7 +49,7 @@ def test_arbitrary_bytes_are_frames_or_one_named_error(data: bytes) -> None:
 
 @asynccontextmanager
 async def a_recorder(
-    tmp_path: Path, handlers: dict[str, local_sockets.Handler], at_once: dict[str, local_sockets.AtOnce] | None = None
+    tmp_path: Path, handlers: dict[str, local_server.Handler], at_once: dict[str, local_server.AtOnce] | None = None
 ) -> AsyncIterator[Callable[[str], Path]]:
     """A server for the recorder's operations, on one channel for each caller; those not under test answer nothing."""
 
@@ -260,7 +261,7 @@ def test_a_caller_that_takes_no_answer_is_read_no_further_and_gets_all_of_them_l
             frame = frames.encode(frames.REQUEST, 1, "append", b"\xc0" + bytes(50_000))
             sending = asyncio.ensure_future(loop.sock_sendall(sock, frame * 400))
             await asyncio.sleep(0.5)
-            at_most = (local_sockets.UNREAD_BYTES_MAX + (1 << 20)) // 100_000 + local_sockets.RECEIVE_BYTES // len(frame) + 2
+            at_most = (local_stream.UNREAD_BYTES_MAX + (1 << 20)) // 100_000 + local_stream.RECEIVE_BYTES // len(frame) + 2
             assert 0 < asked <= at_most, asked
             assert not sending.done()
 
@@ -281,7 +282,7 @@ def test_a_caller_that_takes_no_answer_is_read_no_further_and_gets_all_of_them_l
 def test_a_channel_has_a_bound_of_connections_and_the_next_one_waits_for_room(tmp_path: Path) -> None:
     async def scene() -> None:
         async with a_recorder(tmp_path, {}) as path:
-            kept = [LocalClient(path("relay")) for _ in range(local_sockets.CONNECTIONS_MAX)]
+            kept = [LocalClient(path("relay")) for _ in range(local_server.CONNECTIONS_MAX)]
             for client in kept:
                 await client.call("append", None)
             late = LocalClient(path("relay"))
@@ -301,8 +302,8 @@ def test_a_channel_has_a_bound_of_connections_and_the_next_one_waits_for_room(tm
 
 def test_as_many_relays_as_the_settings_allow_have_room_on_their_channel() -> None:
     of_one_relay = 1 + 2 * transports.HANDSHAKE_THREADS  # its loop; each thread with each TLS key
-    assert local_sockets.CONNECTIONS_MAX >= INSTANCES_MAX * of_one_relay
-    assert min(one.descriptors_max for one in topology.PROCESSES) > 3 * local_sockets.CONNECTIONS_MAX
+    assert local_server.CONNECTIONS_MAX >= INSTANCES_MAX * of_one_relay
+    assert min(one.descriptors_max for one in topology.PROCESSES) > 3 * local_server.CONNECTIONS_MAX
 
 
 def test_a_bug_in_what_begins_at_once_is_met_in_the_task_and_takes_no_other_frame_along(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from appliance.exchange.ports import Body
 from appliance.messagelog.stream import KEY_BYTES, BodySealBrokenError
 from appliance.messagelog.wire import BodyFile
 from appliance.net.http_stream import PeerTimeoutError
-from appliance.net.local_sockets import LocalClient, NeighbourAwayError
+from appliance.net.local_client import LocalClient, NeighbourAwayError
 from appliance.relay.bodies import CHUNK_BYTES, BodyOversizedError, BodyStore, NextChunk
 
 INLINE, MOST = 1000, 3 * CHUNK_BYTES

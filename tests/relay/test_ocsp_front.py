@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.clock import SystemClock
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.net.multipart import MultipartReader, PartData, boundary_of
 from appliance.relay.ocsp_front import CERTIFICATES_MAX, OcspFront
 from appliance.relay.trust_view import TrustView

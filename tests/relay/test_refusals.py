@@ -12,7 +12,7 @@ import pytest
 from appliance.access.rights import NoRightError
 from appliance.clock import SystemClock
 from appliance.net import faults
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.relay.refusals import Refusals
 
 

@@ -17,7 +17,7 @@ from appliance.errors import UnavailableError, XacbeError
 from appliance.hsm.client import SignerClient
 from appliance.hsm.wire import SealReply
 from appliance.messagelog.wire import Seal
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.relay import sealing as module
 from appliance.relay.sealing import Sealing
 from appliance.relay.trust_view import TrustView

@@ -13,7 +13,7 @@ from appliance.access.rights import Service
 from appliance.net.connection import ServerConnection
 from appliance.net.dialer import Dialer, DialerLimits
 from appliance.net.http1 import response_head
-from appliance.net.local_sockets import LocalClient
+from appliance.net.local_client import LocalClient
 from appliance.net.message_protocol import service_url
 from appliance.net.tls_engine import HandshakeThreads
 from appliance.relay.bodies import BodyStore

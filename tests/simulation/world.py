@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from appliance.net.local_sockets import LocalClient, channel_path
+from appliance.net.local_client import LocalClient
+from appliance.net.local_sockets import channel_path
 from appliance.supervision.wire import ChangeRights
 from provisioning.centre import Parameters
 from tests.simulation import scenario as plan

@@ -15,7 +15,8 @@ from typing import Any
 
 from appliance import topology
 from appliance.net import local_sockets
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 
 
 def make_box(state: Path, **sections: str) -> Path:

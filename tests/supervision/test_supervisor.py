@@ -13,7 +13,7 @@ import pytest
 
 from appliance.access.rights import HTTP, HTTPS, OPENAPI3, Client, Right, Service
 from appliance.errors import RefusedError, UnavailableError, XacbeError
-from appliance.net.local_sockets import BlockingClient
+from appliance.net.local_client import BlockingClient
 from appliance.supervision.policy import EXIT_CORRUPT
 from appliance.supervision.wire import (
     Announcement,

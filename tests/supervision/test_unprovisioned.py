@@ -17,7 +17,8 @@ import pytest
 from appliance import settings, topology
 from appliance.errors import SettingsError, XacbeError
 from appliance.hsm.makers import open_token
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.settings import NOBODY, BoxSettings, RelaySettings, SignerSettings
 from appliance.supervision.wire import BoxStatus
 from provisioning.lab import keeper, layout

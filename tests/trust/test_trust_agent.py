@@ -22,7 +22,8 @@ from appliance.configuration_files import load_directory
 from appliance.errors import XacbeError
 from appliance.hsm.wire import KeyRecord
 from appliance.net import frames, local_sockets
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.trust import timestamps
 from appliance.trust.wire import AnchorInstall, News, OwnEvidence, StampReply, StampRequest, TrustStatus, View
 from tests.trust import centre, pki

@@ -41,7 +41,8 @@ KILLED = """
 import json, os, signal, subprocess, time
 from pathlib import Path
 from appliance.errors import XacbeError
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 from appliance.supervision.wire import BoxStatus
 name, unit = "{name}", "{unit}"
 box = BlockingClient(channel_path(Path("/var/lib/xacbe"), "supervisor", "console"), 60)
@@ -63,7 +64,8 @@ ASKED = {"archivist": "list_archives", "courier": "list_targets"}
 CALLED = """
 import json, subprocess, time
 from pathlib import Path
-from appliance.net.local_sockets import BlockingClient, channel_path
+from appliance.net.local_client import BlockingClient
+from appliance.net.local_sockets import channel_path
 began = time.monotonic()
 box = BlockingClient(channel_path(Path("/var/lib/xacbe"), "{name}", "console"), 300)
 said = box.call("{operation}", None, list)
