@@ -16,7 +16,7 @@ import msgspec
 from appliance.errors import PeerProtocolError
 
 OUTSIDE_BYTES_MAX = 64
-"""Blank bytes before the first and after the last boundary: real messages have at most two line ends there."""
+"""Blank bytes before the first and after the last boundary: messages between boxes have at most two line ends there."""
 PADDING_BYTES_MAX = 64
 """Spaces and tabs between a boundary and its line end (RFC 2046 allows them, nobody writes them)."""
 BOUNDARY_LETTERS = 30
@@ -93,7 +93,9 @@ class MultipartReader:
     Holds back at most one block of part headers, or the bytes that may be the beginning of a boundary. After an error it is of no more use.
     """
 
-    def __init__(self, boundary: bytes, *, part_header_bytes_max: int = 8192, parts_max: int = 16) -> None:
+    def __init__(self, boundary: bytes, *, part_header_bytes_max: int = 8192, parts_max: int = 16, text_bytes_max: int = 0) -> None:
+        """`text_bytes_max`: so much before the first and after the last boundary is passed over (RFC 2046, 5.1.1). Raises
+        MultipartMalformedError."""
         if not _BOUNDARY.fullmatch(boundary):
             raise MultipartMalformedError("not a boundary")
         self._dash = b"--" + boundary
@@ -104,6 +106,9 @@ class MultipartReader:
         self._fresh = False
         """No byte of this body was given out yet, and the unread bytes begin with the line end of the part's headers."""
         self._parts = self._outside = 0
+        self._outside_max = max(OUTSIDE_BYTES_MAX, text_bytes_max)
+        self._text_may_come = text_bytes_max > 0
+        self._in_text = False
 
     def whole(self, data: bytes) -> list[tuple[PartBegan, bytes]] | None:
         """Instead of the first `feed`: every part with its body, where all of a message is in `data`, with the line ends that boxes write.
@@ -136,6 +141,8 @@ class MultipartReader:
                 at = self._headers(data, at, events)
             elif state == _PREAMBLE:
                 at = self._preamble(data, at)
+            elif self._text_may_come:
+                at = self._pass_over(at, len(data))
             else:
                 at = self._blank(data, at)
                 if at < len(data):
@@ -150,11 +157,20 @@ class MultipartReader:
             raise MultipartMalformedError("the message ends before its closing boundary")
 
     def _preamble(self, data: bytes, at: int) -> int:
+        if self._in_text:
+            found = data.find(self._delimiter, at)
+            if found < 0:
+                return self._pass_over(at, max(at, len(data) - len(self._delimiter) + 1))
+            self._in_text = False
+            return self._pass_over(at, found + 1)
         at = self._blank(data, at)
         if not data.startswith(self._dash, at):
             if self._dash.startswith(data[at : at + len(self._dash)]):
                 return at
-            raise MultipartMalformedError("does not begin with its boundary")
+            if not self._text_may_come:
+                raise MultipartMalformedError("does not begin with its boundary")
+            self._in_text = True
+            return self._preamble(data, at)
         follows = self._follows(data, at + len(self._dash))
         if follows == _UNDECIDED:
             return at
@@ -166,10 +182,13 @@ class MultipartReader:
     def _blank(self, data: bytes, at: int) -> int:
         rest = data[at : at + OUTSIDE_BYTES_MAX + 1]
         blank = len(rest) - len(rest.lstrip(b"\r\n" if self._state == _PREAMBLE else b"\r\n \t"))
-        self._outside += blank
-        if self._outside > OUTSIDE_BYTES_MAX:
+        return self._pass_over(at, at + blank)
+
+    def _pass_over(self, at: int, end: int) -> int:
+        self._outside += end - at
+        if self._outside > self._outside_max:
             raise MultipartMalformedError("too many bytes outside the parts")
-        return at + blank
+        return end
 
     def _follows(self, data: bytes, at: int) -> int:
         """What stands behind a boundary: _CLOSING, _NOT_ONE, _UNDECIDED, or where the line feed of its line is (the first is 0 or more)."""

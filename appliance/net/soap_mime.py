@@ -32,6 +32,8 @@ from appliance.net.transport_parts import TEXT_XML, XOP, BodyBegan, BodyData, Bo
 
 RELATED = "multipart/related"
 PLAIN_TYPE = b"text/xml; charset=UTF-8"
+TEXT_BYTES_MAX = 1024
+"""Before the first boundary older SOAP libraries tell readers of mail that this is a multi-part message: it is passed over, unsigned."""
 _SAFE = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
 """What may stand between quotes in a parameter that we pass on."""
 
@@ -62,7 +64,8 @@ class SoapReader:
         self._parts: MultipartReader | None = None
         self._headers: tuple[Header, ...] = ((b"Content-Type", self._content_type),)
         if kind == RELATED:
-            self._parts = MultipartReader(boundary_of(self._content_type), parts_max=limits.attachments_max + 1)
+            boundary, parts_max = boundary_of(self._content_type), limits.attachments_max + 1
+            self._parts = MultipartReader(boundary, parts_max=parts_max, text_bytes_max=TEXT_BYTES_MAX)
         elif kind != TEXT_XML:
             raise SoapContentTypeError(f"content of type {kind[:80]!r}: neither text/xml nor multipart/related")
         else:

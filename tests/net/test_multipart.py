@@ -60,9 +60,9 @@ def written(*bodies: bytes) -> bytes:
     return b"".join(pieces) + closing(B)
 
 
-def outcome(data: bytes, cuts: list[int]) -> object:
+def outcome(data: bytes, cuts: list[int], **limits: int) -> object:
     try:
-        return parts_of(data, cuts)
+        return parts_of(data, cuts, **limits)
     except PeerProtocolError as error:
         return error.kind
 
@@ -86,6 +86,23 @@ def test_any_cut_of_the_bytes_gives_the_same_parts(bodies: list[bytes], cuts: li
 @example([b"ends with a return\r", b"\n", b"\r\n--", b"--xtopABCDEFG"])
 def test_what_is_written_is_read_back(bodies: list[bytes]) -> None:
     assert parts_of(written(*bodies)) == [(b"a/b", body) for body in bodies]
+
+
+@settings(max_examples=300)
+@given(_BODY, _BODY, st.lists(st.integers(0, 500), max_size=5), st.sampled_from([8, 80, 1024]))
+@example(b"This is a multi-part message in MIME format.\r\n", b"\r\nend", [50, 60], 1024)
+@example(b"twenty letters and more--" + B + b"\r\n", b"", [20, 24, 25], 1024)
+def test_text_around_the_parts_is_passed_over_up_to_its_bound_however_it_is_cut(
+    before: bytes, after: bytes, cuts: list[int], text_bytes_max: int
+) -> None:
+    data = before + b"\r\n" + written(b"x") + after
+    found = outcome(data, cuts, text_bytes_max=text_bytes_max)
+
+    assert found == outcome(data, [], text_bytes_max=text_bytes_max) == outcome(data, list(range(len(data))), text_bytes_max=text_bytes_max)
+    if b"--" + B not in before and len(before) + len(after) + 4 <= max(text_bytes_max, 64):
+        assert found == [(b"a/b", b"x")]
+    elif len(before) > max(text_bytes_max, 64) and b"--" + B not in before:
+        assert found == "multipart.malformed"
 
 
 @settings(max_examples=300)

@@ -150,6 +150,16 @@ def test_what_is_framed_is_read_again_however_it_is_cut(parts: list[tuple[list[t
     assert b"".join(event.data for event in events if isinstance(event, BodyData)) == b"".join(body for _, body in parts)
 
 
+def test_what_older_libraries_tell_readers_of_mail_is_passed_over() -> None:
+    part = b"--B\r\nContent-Type: text/xml\r\n\r\n" + envelope(WHOLE) + b"\r\n--B--\r\n"
+    reader = SoapReader(b"multipart/related; boundary=B", TransportLimits())
+
+    (event,) = reader.feed(b"This is a multi-part message in MIME format.\r\n" + part + b"This is the end.\r\n")
+    assert isinstance(event, SoapPart)
+    assert event.data == envelope(WHOLE)
+    assert reader.finish() == []
+
+
 def test_only_what_is_computed_or_harmless_of_the_senders_content_type_is_passed_on() -> None:
     xop = ((b"Content-Type", b'application/xop+xml; type="text/xml"'), (b"Content-ID", b"<r>"))
     original = b'multipart/related; boundary=evil; start="<other>"; type="x"; start-info="a/b"; x=y'
