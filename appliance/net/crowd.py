@@ -19,7 +19,8 @@ class Guest(Protocol):
 
     @property
     def idle(self) -> bool:
-        """No request is under way: a handshake that is not over, a request's head that is not complete, or silence between requests."""
+        """No request is under way: a handshake that is not over, a request's head that is not complete, or silence between requests, the
+        last answer taken."""
         ...
 
 

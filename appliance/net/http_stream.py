@@ -85,8 +85,8 @@ class HttpStream(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """No message is under way whose head has arrived."""
-        return self._head is None
+        """No message is under way whose head has arrived, and the last answer has left: somebody may be slow to take it."""
+        return self._head is None and not self._transport.get_write_buffer_size()
 
     def attach(self, transport: Transport) -> None:
         """Stands on this transport from now on."""

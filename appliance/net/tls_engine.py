@@ -383,6 +383,9 @@ class TlsEndpoint(asyncio.Protocol):
     def is_closing(self) -> bool:
         return self._state == _CLOSED or bool(self._raw.is_closing())
 
+    def get_write_buffer_size(self) -> int:
+        return int(self._raw.get_write_buffer_size())
+
     def pause_reading(self) -> None:
         if not self._raw.is_closing():
             self._raw.pause_reading()

@@ -109,6 +109,43 @@ def test_in_a_full_house_the_silent_ones_of_who_holds_most_give_way_to_a_newcome
     run(main)
 
 
+@pytest.mark.case("T43")
+@pytest.mark.parametrize("tls_here", [False, True], ids=["plain", "TLS"])
+def test_who_is_slow_to_take_an_answer_does_not_give_way_before_he_has_it(tls_here: bool) -> None:
+    body = b"x" * (12 << 20)
+
+    async def large(connection: ServerConnection) -> None:
+        while (await connection.request()) is not None:
+            connection.write(response_head(200, [(b"Content-Length", b"%d" % len(body))]) + body)  # as the front of a service: no drain
+
+    async def main() -> None:
+        threads, context = HandshakeThreads(), box_context()
+        async with serving(
+            large, ListenerLimits(connections_max=2), context=(lambda: context) if tls_here else None, threads=threads
+        ) as served:
+            mine, answers = anyone() if tls_here else None, []
+            for _ in range(2):
+                reader, writer = await served.connect(mine)
+                writer.transport.pause_reading()
+                writer.write(GET)
+                answers.append((reader, writer))
+            await until(lambda: served.listener.connections == 2)
+            await asyncio.sleep(0.2)  # the kernel has what it takes
+            stranger, other = await asyncio.open_connection("127.0.0.1", served.port, local_addr=("127.0.0.9", 0))
+            served.clients.append(other)
+            assert await stranger.read() == b""
+            assert served.kinds == ["peer.connections_full"]
+            for reader, writer in answers:
+                writer.transport.resume_reading()
+                await reader.readuntil(b"\r\n\r\n")
+                assert await reader.readexactly(len(body)) == body
+            _, newcomer = await asyncio.open_connection("127.0.0.1", served.port, local_addr=("127.0.0.9", 0))
+            served.clients.append(newcomer)
+            await until(lambda: served.kinds == ["peer.connections_full", "peer.displaced"])
+
+    run(main)
+
+
 def test_at_the_stop_what_runs_may_end_and_nobody_else_gets_in() -> None:
     async def main() -> None:
         entered, told = asyncio.Event(), []
