@@ -11,32 +11,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.checks import judge
+from tests.simulation.many import reports
 from tests.simulation.planted import BUGS
 from tests.simulation.scenario import scenario
-from tests.simulation.world import Report, quiet, run
-
-BATCH = 25
-
-
-def _batch(seeds: range, planted: str) -> list[Report]:
-    with quiet():
-        return [run(seed, judge, bug=BUGS[planted]) if planted else run(seed, judge) for seed in seeds]
-
-
-def _reports(seeds: range, jobs: int, planted: str) -> Iterator[Report]:
-    batches = [seeds[at : at + BATCH] for at in range(0, len(seeds), BATCH)]
-    if jobs == 1:
-        with quiet():
-            for seed in seeds:
-                yield from _batch(range(seed, seed + 1), planted)
-        return
-    with ProcessPoolExecutor(jobs) as pool:
-        for reports in pool.map(_batch, batches, [planted] * len(batches)):
-            yield from reports
+from tests.simulation.world import run
 
 
 def _replay(seed: int, planted: str, *, traced: bool) -> int:
@@ -51,7 +31,7 @@ def _replay(seed: int, planted: str, *, traced: bool) -> int:
 def _all(seeds: range, jobs: int, planted: str, *, as_json: bool) -> int:
     began_s, bad, answers, asked, virtual_s = time.monotonic(), list[int](), 0, 0, 0.0
     done = 0
-    for report in _reports(seeds, jobs, planted):
+    for report in reports(seeds, jobs, planted):
         done += 1
         answers, asked, virtual_s = answers + report.answers, asked + report.asked, virtual_s + report.virtual_s
         if report.broken:

@@ -9,32 +9,29 @@ import sys
 import pytest
 
 from tests.simulation.checks import judge
+from tests.simulation.many import reports
 from tests.simulation.planted import BUGS
 from tests.simulation.scenario import KINDS, scenario
-from tests.simulation.world import quiet, run
+from tests.simulation.world import run
 
-BLOCK = 10
-SEEDS = 80
-"""By day, some 0.7 s of one core each; `make simulate` has 1,000, the night 100,000 others."""
+SEEDS = 200
+"""By day, some 0.7 s of one core each; `make simulate` has 1,000, which take more than six minutes of a machine that does other things
+besides, the night 100,000 others."""
 FOUND = {"I1": 1, "I2": 11, "I3": 1, "I4": 4, "I5": 4, "I6": 1}
 """The first seed that finds the planted bug: `python -m tests.simulation --planted I4` finds it again when the scenarios change.
 Without it the same seed holds: it is among the SEEDS."""
 
 
 @pytest.mark.case("T36")
-@pytest.mark.parametrize("first", range(1, SEEDS + 1, BLOCK))
-def test_whatever_breaks_the_six_invariants_hold(first: int) -> None:
+def test_whatever_breaks_the_six_invariants_hold() -> None:
     broken = []
-    answers = 0
-
-    with quiet():
-        for seed in range(first, first + BLOCK):
-            report = run(seed, judge)
-            answers += report.answers
-            broken += [f"seed {seed} (python -m tests.simulation --seed {seed} --trace): {line}" for line in report.broken]
+    hardly = []
+    for report in reports(range(1, SEEDS + 1), os.cpu_count() or 1):
+        broken += [f"seed {report.seed} (python -m tests.simulation --seed {report.seed} --trace): {line}" for line in report.broken]
+        hardly += [report.seed] * (report.answers < 2)
 
     assert not broken, "\n".join(broken)
-    assert answers > BLOCK, "hardly anybody was served: a simulation of nothing"
+    assert len(hardly) < SEEDS / 10, f"hardly anybody was served: a simulation of nothing: {hardly}"
 
 
 @pytest.mark.case("T38")
