@@ -6,16 +6,36 @@ Pure but for the chosen language, which a command sets once at start. Keys are `
 from __future__ import annotations
 
 from appliance.texts.archive import ARCHIVE_TEXTS
-from appliance.texts.box import BOX_TEXTS
+from appliance.texts.command import COMMAND_TEXTS
 from appliance.texts.evidence import EVIDENCE_TEXTS
 from appliance.texts.kinds import KIND_TEXTS
 from appliance.texts.log import LOG_TEXTS
 from appliance.texts.monitoring import MONITORING_TEXTS
+from appliance.texts.network import NETWORK_TEXTS
+from appliance.texts.service import SERVICE_TEXTS
+from appliance.texts.status import STATUS_TEXTS
+from appliance.texts.token import TOKEN_TEXTS
+from appliance.texts.verify import VERIFY_TEXTS
 
 _LANGUAGES = ("es", "en")
 _chosen = 0
 
-TEXTS = BOX_TEXTS | KIND_TEXTS | EVIDENCE_TEXTS | LOG_TEXTS | ARCHIVE_TEXTS | MONITORING_TEXTS
+_ROOMS = (
+    ARCHIVE_TEXTS,
+    COMMAND_TEXTS,
+    EVIDENCE_TEXTS,
+    KIND_TEXTS,
+    LOG_TEXTS,
+    MONITORING_TEXTS,
+    NETWORK_TEXTS,
+    SERVICE_TEXTS,
+    STATUS_TEXTS,
+    TOKEN_TEXTS,
+    VERIFY_TEXTS,
+)
+TEXTS = {key: both for room in _ROOMS for key, both in room.items()}
+if len(TEXTS) != sum(map(len, _ROOMS)):
+    raise RuntimeError("a text stands in two rooms")
 
 
 def set_language(language: str) -> None:

@@ -1,11 +1,65 @@
-"""What a person reads about evidence: proofs, audits of the log, reports, accounts. Part of the catalogue (`appliance.texts`).
-
-Pure.
-"""
+"""What a person reads of the message log: looking, reading, exporting, and who may (`appliance.texts` has the catalogue)."""
 
 from __future__ import annotations
 
 LOG_TEXTS: dict[str, tuple[str, str]] = {
+    # log
+    "log.help": ("registro de consultas: ver, buscar y exportar mensajes", "message log: see, find and export messages"),
+    "log.list": ("mensajes registrados, el más reciente primero, sin su contenido", "logged messages, newest first, without content"),
+    "log.audit_limit": ("cuántos como máximo, de 1 a 1000", "how many at most, 1 to 1000"),
+    "log.show": ("un mensaje con su contenido; la lectura queda en la bitácora", "one message with its content; the read is audited"),
+    "log.export": ("un mensaje como contenedor ASiC-E que terceros verifican", "one message as an ASiC-E container that others verify"),
+    "log.id": ("identificador de la consulta (X-Road-Id)", "id of the query (X-Road-Id)"),
+    "log.client": ("cliente, INSTANCIA/CLASE/CÓDIGO/SUBSISTEMA", "client, INSTANCE/CLASS/CODE/SUBSYSTEM"),
+    "log.service": ("servicio, INSTANCIA/CLASE/CÓDIGO/SUBSISTEMA/SERVICIO", "service, INSTANCE/CLASS/CODE/SUBSYSTEM/SERVICE"),
+    "log.since": ("desde este momento (ISO 8601)", "from this moment on (ISO 8601)"),
+    "log.until": ("hasta este momento (ISO 8601)", "up to this moment (ISO 8601)"),
+    "log.limit": ("cuántos como máximo, de 1 a {max}", "how many at most, 1 to {max}"),
+    "log.bad_limit": ("{written}: no es un número de 1 a {max}", "{written}: not a number from 1 to {max}"),
+    "log.record": ("número de registro o identificador de la consulta", "number of the record, or id of the query"),
+    "log.request": ("la solicitud de esa consulta", "that query's request"),
+    "log.response": ("la respuesta de esa consulta", "that query's response"),
+    "log.reason": ("motivo de la lectura, queda en la bitácora de auditoría", "why it is read; kept in the audit log"),
+    "log.out": ("archivo que se escribe", "file to write"),
+    "log.wait": ("segundos que se espera el sello de tiempo", "seconds to wait for the time stamp"),
+    "log.none": ("No hay registros que coincidan.", "No records match."),
+    "log.no_such": ("no hay ningún registro {record}", "there is no record {record}"),
+    "log.not_stamped": (
+        "el registro {sequence} no tiene sello de tiempo ({state}): aún no prueba nada",
+        "record {sequence} has no time stamp ({state}): it proves nothing yet",
+    ),
+    "log.exported": ("Registro {sequence} exportado a {file}", "Record {sequence} exported to {file}"),
+    "log.bad_time": ("{written}: no es un momento ISO 8601", "{written}: not an ISO 8601 moment"),
+    "log.head.sequence": ("REGISTRO", "RECORD"),
+    "log.head.at": ("MOMENTO", "TIME"),
+    "log.head.state": ("SELLO", "STAMP"),
+    "log.head.side": ("LADO", "SIDE"),
+    "log.head.direction": ("MENSAJE", "MESSAGE"),
+    "log.head.bytes": ("BYTES", "BYTES"),
+    "log.head.query_id": ("CONSULTA", "QUERY"),
+    "log.head.between": ("CLIENTE -> SERVICIO", "CLIENT -> SERVICE"),
+    "log.field.sequence": ("registro", "record"),
+    "log.field.side": ("lado", "side"),
+    "log.field.direction": ("mensaje", "message"),
+    "log.field.query_id": ("consulta", "query id"),
+    "log.field.request_id": ("solicitud", "request id"),
+    "log.field.client": ("cliente", "client"),
+    "log.field.service": ("servicio", "service"),
+    "log.field.bytes": ("bytes", "bytes"),
+    "log.field.state": ("estado", "state"),
+    "log.field.end_user": ("usuario final", "end user"),
+    "log.field.represented_party": ("parte representada", "represented party"),
+    "log.field.at": ("momento", "time"),
+    "log.field.stamped_at": ("sello de tiempo", "time stamp"),
+    "log.field.body_bytes": ("bytes del cuerpo", "bytes of the body"),
+    "log.state.stamped": ("con sello", "stamped"),
+    "log.state.waiting": ("en espera", "waiting"),
+    "log.state.provisional": ("provisional", "provisional"),
+    "log.state.unconfirmed": ("no confirmado", "unconfirmed"),
+    "log.side.client": ("cliente", "client"),
+    "log.side.provider": ("proveedor", "provider"),
+    "log.direction.request": ("solicitud", "request"),
+    "log.direction.response": ("respuesta", "response"),
     # accounts
     "account.help": ("cuentas locales: quién puede leer la bitácora", "local accounts: who may read the log"),
     "account.add": ("dar de alta una cuenta con sus papeles, o cambiarlos", "enter an account with its roles, or change them"),
@@ -99,5 +153,4 @@ LOG_TEXTS: dict[str, tuple[str, str]] = {
     "log.audit.stamped_at": ("sellado", "stamped"),
     "log.audit.counter": ("contador del TPM", "the TPM's counter"),
     "log.audit.origin": ("origen", "origin"),
-    "log.audit_limit": ("cuántos como máximo, de 1 a 1000", "how many at most, 1 to 1000"),
 }
