@@ -1,7 +1,13 @@
 """When the messages waiting on one seal key become one signature.
 
 Pure: no clock, no socket, no token. A relay feeds in events and carries out the effects. A token signs 5 to 40 times a second: whatever
-waits when it becomes free shares one signature. There is no waiting window: it only adds delay.
+waits when it becomes free shares one signature. There is no fixed waiting window: it only adds delay.
+
+A large crowd is divided: of more than `whole_max` waiting messages a batch takes SHARE of those that the key had to do with lately. Whoever
+is signed together comes back together: without this all messages of a loaded box end up in one batch, which each process on the way works
+off while the token has nothing to do, and then signs for the one that comes back first while all others wait. For the same reason a token
+that finds much fewer than it lately signed for waits a tenth of a signature: the others come in these very moments, and would else wait for
+a whole one.
 
 Bounded: at most `waiting_max` messages wait (the next one is refused at once), a batch has at most `messages_max`, and a message whose
 deadline passes before its signature was begun is refused. Once it is at the token it ends with the token's answer: the relay's call to the
@@ -22,15 +28,26 @@ TOO_MANY = "seal.queue_full"
 """`waiting_max` messages wait already: the box is overloaded, try again later."""
 TOO_LATE = "seal.deadline_passed"
 """The token did not become free in time."""
+SHARE = 0.36
+"""Of the messages that wait and those of the last two batches together. A message passes two tokens, one after the other, and waits for
+each while it signs for others: three groups keep both busy, so a third is what a batch has at best; the rest is for uneven arrivals."""
+FEW_SHARE = 0.27
+"""Of the same: four fifths of a third."""
+GATHER_SHARE = 0.1
+"""Of the time that the last signature took: how long the token waits, from the first of the few on."""
+GATHER_S_MIN = 0.001
+"""What is shorter is no use: a token in software does not wait."""
 _NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """`messages_max`: a chain grows by one step with each doubling; X-Road has no limit. `waiting_max`: what the relay holds in memory."""
+    """`messages_max`: a chain grows by one step with each doubling; X-Road has no limit. `waiting_max`: what the relay holds in memory.
+    `whole_max`: so many are signed at once whatever else is under way; a relay works them off in less than a signature lasts."""
 
     messages_max: int = 256
     waiting_max: int = 2048
+    whole_max: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +95,23 @@ class SignRoot:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """This message is sealed. `chain_result` and `chain` are both there or both None (one part, alone)."""
+    """This message is sealed. `chain_result` and `chain` are both there or both None (one part, alone).
+
+    The chain is written when it is asked for: the token's next batch need not wait until all of them are.
+    """
 
     message: int
     fragment: bytes
     certificate: bytes
-    chain_result: bytes | None
-    chain: bytes | None
+    batch: Batch | None
+    place: int = 0
+
+    @property
+    def chain_result(self) -> bytes | None:
+        return None if self.batch is None else self.batch.result
+
+    def chain(self) -> bytes | None:
+        return None if self.batch is None else self.batch.chain(self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +131,7 @@ class WakeAt:
 
 Event = Queued | Signed | TokenFailed | Woke
 Effect = SignRoot | Release | Refuse | WakeAt
+"""In the order in which they are to be carried out: the token first, then those whose signature came."""
 
 
 class SealBatcher:
@@ -114,6 +142,10 @@ class SealBatcher:
         self._waiting: deque[Queued] = deque()
         self._at_token: list[Queued] = []
         self._batch: Batch | None = None
+        self._lately: tuple[int, int] = (0, 0)
+        """Messages of the last two batches."""
+        self._began_s = self._free_s = self._signature_s = 0.0
+        """When the last signature was asked for, when it came, and how long it took; 0 where there was none."""
         self._earliest_s = _NEVER
         """The first deadline among those that wait: kept, not searched for each message."""
         self._wake_at_s = _NEVER
@@ -133,10 +165,14 @@ class SealBatcher:
                 self._earliest_s = min(self._earliest_s, event.deadline_s)
                 return self._next(event.at_s)
             case Signed():
-                return [*self._released(event), *self._next(event.at_s)]
+                batch, signed = self._taken()
+                self._free_s, self._signature_s = event.at_s, event.at_s - self._began_s
+                released = [Release(one.message, event.fragment, event.certificate, batch, at) for at, one in enumerate(signed)]
+                return [*self._next(event.at_s), *released]
             case TokenFailed():
-                refused = [Refuse(message.message, event.kind) for message in self._taken()]
-                return [*refused, *self._next(event.at_s)]
+                _, failed = self._taken()
+                self._free_s, self._signature_s = event.at_s, 0.0
+                return [*self._next(event.at_s), *(Refuse(one.message, event.kind) for one in failed)]
             case Woke():
                 self._wake_at_s = _NEVER
                 return self._next(event.at_s)
@@ -150,15 +186,30 @@ class SealBatcher:
             effects += [Refuse(message.message, TOO_LATE) for message in self._waiting if message.deadline_s <= now_s]
             self._waiting = deque(message for message in self._waiting if message.deadline_s > now_s)
             self._earliest_s = min((message.deadline_s for message in self._waiting), default=_NEVER)
+        wake_at_s = self._earliest_s
         if self._waiting and not self._at_token:
-            effects.append(self._start())
-        if self._waiting and self._earliest_s != self._wake_at_s:
-            effects.append(WakeAt(self._earliest_s))
-            self._wake_at_s = self._earliest_s
+            gathers_until_s = self._gathers_until_s()
+            if now_s < gathers_until_s:
+                wake_at_s = min(wake_at_s, gathers_until_s)
+            else:
+                effects.append(self._start(now_s))
+                wake_at_s = self._earliest_s
+        if self._waiting and wake_at_s != self._wake_at_s:
+            effects.append(WakeAt(wake_at_s))
+            self._wake_at_s = wake_at_s
         return effects
 
-    def _start(self) -> SignRoot:
-        size = min(len(self._waiting), self._limits.messages_max)
+    def _gathers_until_s(self) -> float:
+        """Until when the free token waits for more; a moment that has passed where it does not."""
+        gather_s, first_s = GATHER_SHARE * self._signature_s, self._waiting[0].at_s
+        few = len(self._waiting) < FEW_SHARE * (len(self._waiting) + sum(self._lately))
+        if not few or gather_s < GATHER_S_MIN or first_s - self._free_s > self._signature_s:  # the crowd, if any, is long gone
+            return -_NEVER
+        return max(first_s, self._free_s) + gather_s
+
+    def _start(self, now_s: float) -> SignRoot:
+        size, self._began_s = self._size(), now_s
+        self._lately = self._lately[1], size
         self._at_token = [self._waiting.popleft() for _ in range(size)]
         self._earliest_s = min((message.deadline_s for message in self._waiting), default=_NEVER)
         first = self._at_token[0].parts
@@ -169,17 +220,14 @@ class SealBatcher:
         self._batch = Batch([message.parts for message in self._at_token])
         return SignRoot(SIGNED_CHAIN, self._batch.result, size)
 
-    def _released(self, event: Signed) -> list[Release]:
-        """Chains are written now, not while the signer waits for the root."""
-        batch = self._batch
-        released = []
-        for index, message in enumerate(self._taken()):
-            result, chain = (batch.result, batch.chain(index)) if batch else (None, None)
-            released.append(Release(message.message, event.fragment, event.certificate, result, chain))
-        return released
+    def _size(self) -> int:
+        waiting = len(self._waiting)
+        divided = max(self._limits.whole_max, int(SHARE * (waiting + sum(self._lately))))
+        return min(waiting, divided, self._limits.messages_max)
 
-    def _taken(self) -> list[Queued]:
+    def _taken(self) -> tuple[Batch | None, list[Queued]]:
         if not self._at_token:
             raise RuntimeError("an answer of the signer without a question")
-        taken, self._at_token, self._batch = self._at_token, [], None
+        taken = self._batch, self._at_token
+        self._at_token, self._batch = [], None
         return taken

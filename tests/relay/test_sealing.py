@@ -56,6 +56,19 @@ class SlowSigner(SignerClient):
         return SealReply(prepared.finish(value), certificate)
 
 
+class OneByOne(SlowSigner):
+    """Makes one signature for each `may.release()`."""
+
+    def __init__(self, institution: Institution) -> None:
+        super().__init__(institution)
+        self.begun, self.may = 0, asyncio.Semaphore(0)
+
+    async def seal(self, member: str, signed: str, content: bytes, signing_time_us: int) -> SealReply:
+        self.begun += 1
+        await self.may.acquire()
+        return await super().seal(member, signed, content, signing_time_us)
+
+
 class OneResponse(TrustView):
     """The trust agent's last word: one OCSP response for the seal certificate, or none."""
 
@@ -74,10 +87,12 @@ class OneResponse(TrustView):
 class Bench:
     """Everything that sealing needs, at noon."""
 
-    def __init__(self, network: Network, group: asyncio.TaskGroup, clock: Clock | None = None) -> None:
+    def __init__(
+        self, network: Network, group: asyncio.TaskGroup, clock: Clock | None = None, signer: type[SlowSigner] = SlowSigner
+    ) -> None:
         self.network, self.clock = network, SetClock(NOON_US)
         self.shared = network.shared()
-        self.signer = SlowSigner(network.asker)
+        self.signer = signer(network.asker)
         self.trust = OneResponse(self.clock, self.shared)
         self.confirm()
         self.sealing = Sealing(clock or self.clock, LOG, self.signer, self.trust, group)
@@ -107,10 +122,12 @@ def parts(*contents: bytes) -> list[Part]:
     return [(name, sha512(content)) for name, content in zip(names, contents, strict=False)]
 
 
-def run(network: Network, main: Callable[[Bench], Awaitable[None]], clock: Clock | None = None) -> None:
+def run(
+    network: Network, main: Callable[[Bench], Awaitable[None]], clock: Clock | None = None, signer: type[SlowSigner] = SlowSigner
+) -> None:
     async def whole() -> None:
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-            await main(Bench(network, group, clock))
+            await main(Bench(network, group, clock, signer))
 
     asyncio.run(whole())
 
@@ -149,6 +166,41 @@ def test_what_waits_while_the_token_is_busy_shares_one_signature(network: Networ
             bench.verify(seal, *content)
 
     run(network, main)
+
+
+def test_the_token_goes_on_before_a_batch_does_and_a_batch_goes_on_in_pieces(network: Network) -> None:
+    """What a batch sets going, in the recorder and the other box, begins with its first messages; the token waits for none of them."""
+
+    async def main(bench: Bench) -> None:
+        signer = bench.signer
+        assert isinstance(signer, OneByOne)
+        begun_when_sealed: list[int] = []
+
+        async def one(at: int) -> None:
+            await bench.seal(b"head %d" % at)
+            begun_when_sealed.append(signer.begun)
+
+        waiting = [asyncio.ensure_future(one(at)) for at in range(51)]
+        await asyncio.sleep(0.01)
+        signer.may.release()  # the first one, alone
+        while signer.begun < 2:
+            await asyncio.sleep(0)
+        waiting += [asyncio.ensure_future(one(at)) for at in range(51, 60)]
+        await asyncio.sleep(0.01)
+        assert begun_when_sealed == [2]
+
+        signer.may.release()  # the fifty
+        pieces, seen = list[int](), 1
+        while seen < 51:
+            await asyncio.sleep(0)
+            pieces.append(len(begun_when_sealed) - seen)
+            seen = len(begun_when_sealed)
+        assert [piece for piece in pieces if piece] == [16, 16, 16, 2]
+        assert begun_when_sealed[1:] == [3] * 50
+        signer.may.release()
+        await asyncio.gather(*waiting)
+
+    run(network, main, signer=OneByOne)
 
 
 @pytest.mark.parametrize("kind", ["token.absent", "token.locked", "process.away"])

@@ -34,11 +34,17 @@ def queued(message: int, attachments: int = 0, at_s: float = 0.0, deadline_s: fl
     return Queued(message, parts(message, attachments), at_s, deadline_s)
 
 
+def told(effects: list[Effect]) -> list[tuple[int, bytes | None, bytes | None]]:
+    """What was released, chains written."""
+    assert all(isinstance(effect, Release) for effect in effects)
+    return [(one.message, one.chain_result, one.chain()) for one in effects if isinstance(one, Release)]
+
+
 def test_one_part_alone_is_signed_directly() -> None:
     batcher = SealBatcher()
 
     assert batcher.handle(queued(1)) == [SignRoot(SIGNED_MESSAGE, sha512(b"m1"), 1)]
-    assert batcher.handle(Signed(b"f", b"c", 1.0)) == [Release(1, b"f", b"c", None, None)]
+    assert batcher.handle(Signed(b"f", b"c", 1.0)) == [Release(1, b"f", b"c", None)]
 
 
 def test_a_message_with_a_body_is_signed_through_a_chain() -> None:
@@ -46,7 +52,7 @@ def test_a_message_with_a_body_is_signed_through_a_chain() -> None:
     result, chains = build_batch([parts(1, 1)])
 
     assert batcher.handle(queued(1, 1)) == [SignRoot(SIGNED_CHAIN, result, 1)]
-    assert batcher.handle(Signed(b"f", b"c", 1.0)) == [Release(1, b"f", b"c", result, chains[0])]
+    assert told(batcher.handle(Signed(b"f", b"c", 1.0))) == [(1, result, chains[0])]
 
 
 def test_messages_that_arrive_while_the_token_is_busy_share_one_signature() -> None:
@@ -56,11 +62,8 @@ def test_messages_that_arrive_while_the_token_is_busy_share_one_signature() -> N
     assert batcher.handle(queued(1)) == [SignRoot(SIGNED_MESSAGE, sha512(b"m1"), 1)]
     assert batcher.handle(queued(2)) == [WakeAt(10.0)]
     assert batcher.handle(queued(3, 2)) == []
-    assert batcher.handle(Signed(b"f1", b"c", 1.0)) == [Release(1, b"f1", b"c", None, None), SignRoot(SIGNED_CHAIN, result, 2)]
-    assert batcher.handle(Signed(b"f2", b"c", 2.0)) == [
-        Release(2, b"f2", b"c", result, chains[0]),
-        Release(3, b"f2", b"c", result, chains[1]),
-    ]
+    assert batcher.handle(Signed(b"f1", b"c", 1.0)) == [SignRoot(SIGNED_CHAIN, result, 2), Release(1, b"f1", b"c", None)]
+    assert told(batcher.handle(Signed(b"f2", b"c", 2.0))) == [(2, result, chains[0]), (3, result, chains[1])]
 
 
 def test_a_failing_token_refuses_its_batch_and_the_next_one_is_tried() -> None:
@@ -68,7 +71,7 @@ def test_a_failing_token_refuses_its_batch_and_the_next_one_is_tried() -> None:
     batcher.handle(queued(1))
     batcher.handle(queued(2))
 
-    assert batcher.handle(TokenFailed("token.absent", 1.0)) == [Refuse(1, "token.absent"), SignRoot(SIGNED_MESSAGE, sha512(b"m2"), 1)]
+    assert batcher.handle(TokenFailed("token.absent", 1.0)) == [SignRoot(SIGNED_MESSAGE, sha512(b"m2"), 1), Refuse(1, "token.absent")]
 
 
 def test_a_message_whose_deadline_passes_while_it_waits_is_refused() -> None:
@@ -78,7 +81,76 @@ def test_a_message_whose_deadline_passes_while_it_waits_is_refused() -> None:
     assert batcher.handle(queued(3, deadline_s=7.0)) == []
 
     assert batcher.handle(Woke(5.0)) == [Refuse(2, TOO_LATE), WakeAt(7.0)]
-    assert batcher.handle(Signed(b"f", b"c", 7.5)) == [Release(1, b"f", b"c", None, None), Refuse(3, TOO_LATE)]
+    assert batcher.handle(Signed(b"f", b"c", 7.5)) == [Refuse(3, TOO_LATE), Release(1, b"f", b"c", None)]
+
+
+def signed_next(batcher: SealBatcher, at_s: float) -> int:
+    """The token answers: how many messages the next batch has."""
+    roots = [effect for effect in batcher.handle(Signed(b"f", b"c", at_s)) if isinstance(effect, SignRoot)]
+    return roots[0].messages if roots else 0
+
+
+def test_a_large_crowd_is_divided_and_a_small_one_is_not() -> None:
+    batcher = SealBatcher(BatchLimits(whole_max=64))
+    for message in range(256):
+        batcher.handle(queued(message))
+    # the first one alone; then so much of the 255 and of what was signed lately, which is the same crowd, a part of it elsewhere
+    assert [signed_next(batcher, 0.0) for _ in range(4)] == [92, 92, 71, 0]
+
+    for message in range(65):
+        batcher.handle(queued(1000 + message))
+    assert [signed_next(batcher, 0.0) for _ in range(2)] == [64, 0]
+
+
+@pytest.mark.parametrize("away", [1, 2])
+def test_a_crowd_that_comes_back_together_is_spread_over_all_signatures(away: int) -> None:
+    """Each batch is there again `away` signatures after its own, just too late for the one that begins then. Signed all at once the
+    crowd would leave the token nothing but its first message, again and again."""
+    batcher = SealBatcher(BatchLimits(whole_max=16))
+    for message in range(256):
+        batcher.handle(queued(message))
+    on_the_way, sizes, at_token, sent = [0] * away, list[int](), 1, 256
+    for _ in range(40):
+        on_the_way.append(at_token)
+        at_token = signed_next(batcher, 0.0)
+        for _ in range(on_the_way.pop(0)):
+            batcher.handle(queued(sent))
+            sent += 1
+        sizes.append(at_token)
+    evenly = 256 / (away + 2)
+    assert min(sizes[-12:]) > 0.6 * evenly
+    assert max(sizes[-12:]) < 1.2 * evenly
+
+
+def test_a_token_that_finds_few_of_a_crowd_waits_a_tenth_of_a_signature_for_the_others() -> None:
+    batcher = SealBatcher()
+    for message in range(30):
+        batcher.handle(queued(message))
+    assert signed_next(batcher, 0.1) == 29
+    for message in range(30, 35):
+        assert batcher.handle(queued(message, at_s=0.15)) == []
+
+    wake = batcher.handle(Signed(b"f", b"c", 0.2))[0]
+    assert isinstance(wake, WakeAt)
+    assert wake.at_s == pytest.approx(0.21)
+    assert batcher.handle(queued(35, at_s=0.205)) == []
+    assert [effect.messages for effect in batcher.handle(Woke(wake.at_s)) if isinstance(effect, SignRoot)] == [6]
+
+
+def test_it_does_not_wait_once_enough_are_there_nor_for_a_crowd_that_is_long_gone_nor_where_signatures_are_fast() -> None:
+    def after_a_crowd(signature_s: float) -> SealBatcher:
+        batcher = SealBatcher()
+        for message in range(31):
+            batcher.handle(queued(message))
+        signed_next(batcher, 0.0)
+        assert signed_next(batcher, signature_s) == 0
+        return batcher
+
+    enough = after_a_crowd(0.1)
+    effects = [effect for message in range(12) for effect in enough.handle(queued(message, at_s=0.11))]
+    assert [effect.messages for effect in effects if isinstance(effect, SignRoot)] == [12]
+    for late in (after_a_crowd(0.1).handle(queued(1, at_s=0.21)), after_a_crowd(0.005).handle(queued(1, at_s=0.006))):
+        assert late == [SignRoot(SIGNED_MESSAGE, sha512(b"m1"), 1)]
 
 
 def test_what_does_not_fit_into_the_queue_is_refused_at_once() -> None:
@@ -111,15 +183,15 @@ def test_every_message_ends_exactly_once(steps: list[str], size: int, waiting: i
                     root.append(effect)
                 case Release():
                     ended.append(effect.message)
-                    if effect.chain is not None and effect.chain_result is not None:
-                        verify_chain(effect.chain_result, effect.chain, dict(sealed[effect.message]))
+                    if (result := effect.chain_result) is not None and (chain := effect.chain()) is not None:
+                        verify_chain(result, chain, dict(sealed[effect.message]))
                 case Refuse():
                     ended.append(effect.message)
                 case WakeAt():
                     assert effect.at_s > now
 
     sealed: dict[int, list[Part]] = {}
-    for step in [*steps, *["sign"] * (len(steps) + 1)]:
+    for step in [*steps, *["sign", "wake"] * (len(steps) + 1)]:
         now += 1.0
         if step.startswith("queue"):
             sealed[sent] = parts(sent, 1 if "body" in step else 0)
