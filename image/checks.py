@@ -15,7 +15,7 @@ from pathlib import Path
 from appliance.topology import IN_IMAGE
 from image import bill, render, tools
 from image.build import REPOSITORY
-from image.root import ROOT_TYPE, extract, partition
+from image.root import ROOT_TYPE, extract, first_root, partition
 from image.sandbox import CLIENTS, user
 from image.testing import command_line
 from image.tools import ImageError
@@ -44,8 +44,16 @@ COMMAND_LINE_HAS = (
 LISTENERS_OF_OTHERS = frozenset({"ListenNetlink", "ListenDatagram", "ListenFIFO", "ListenSequentialPacket", "ListenSpecial"})
 
 
+def units_are_sound(root: Path, out: Path) -> list[str]:
+    """`systemd-analyze verify` has not a word to say."""
+    units = [*(render.service_name(one) for one in IN_IMAGE), "xacbe-held@signer.service", "xacbe-settings.service", "xacbe-settings.path"]
+    words = ["systemd-analyze", "verify", "--man=no", f"--root={root}", *units, "multi-user.target", "emergency.target", "rescue.target"]
+    said = tools.inside(["sh", "-c", 'SYSTEMD_COLORS=0 "$@" 2>&1; true', "sh", *words], root)
+    return said.splitlines()
+
+
 def units_are_confined(root: Path, out: Path) -> list[str]:
-    """`systemd-analyze security --offline` below the limits, `verify` without a word."""
+    """`systemd-analyze security --offline` below the limits."""
     found = []
     for process in IN_IMAGE:
         limit = EXPOSURE_MAX_OF_KEYS_AND_LOG if process.name in CLOSEST else EXPOSURE_MAX
@@ -98,9 +106,7 @@ def nothing_is_for_everybody_to_write(root: Path, out: Path) -> list[str]:
 
 def nobody_can_log_in_or_install(root: Path, out: Path) -> list[str]:
     """No shell, getty, ssh server, package manager or compiler; an ssh client for the courier alone; no account with a password."""
-    pattern = re.compile("|".join(UNWANTED))
-    programs = [file for place in ("usr/bin", "usr/sbin", "usr/local/bin", "bin", "sbin") for file in (root / place).glob("*")]
-    found = [f"{file.relative_to(root)}: no box has it" for file in programs if pattern.fullmatch(file.name) and file.name not in CLIENTS]
+    found = [f"{file.relative_to(root)}: no box has it" for file in _unwanted(root) if file.name not in CLIENTS]
     units = root / "usr/lib/systemd/system"
     for name, owner in CLIENTS.items():
         others = [render.service_name(one) for one in IN_IMAGE if one.name != owner]
@@ -112,6 +118,33 @@ def nobody_can_log_in_or_install(root: Path, out: Path) -> list[str]:
             found.append(f"etc/shadow: {name} has a password")
     names = ("*getty*", "ssh*", "debug-shell*", "apt-*", "dpkg-*")
     return found + [f"{unit.name}: no box has it" for name in names for unit in units.glob(name)]
+
+
+def _unwanted(root: Path) -> list[Path]:
+    """Anything by such a name that can be run, wherever it lies."""
+    pattern = re.compile("|".join(UNWANTED))
+    named = [file for file in _files(root) if pattern.fullmatch(file.name) and (file.is_symlink() or not file.is_dir())]
+    return [file for file in named if file.is_symlink() or file.stat().st_mode & 0o111]
+
+
+def the_first_root_is_as_closed(root: Path, out: Path) -> list[str]:
+    """The initrd: nothing to type into or to log in with, no program that changes its user."""
+    first = first_root(out)
+    found = [f"{file.relative_to(first)}: no box has it" for file in _unwanted(first)]
+    return [f"initrd: {said}" for said in found + no_program_changes_its_user(first, out)]
+
+
+def it_recovers_by_itself(root: Path, out: Path) -> list[str]:
+    """Emergency and rescue restart the machine, in both roots, and pid 1 feeds the watchdog."""
+    found = []
+    for place in (root, first_root(out)):
+        for name in ("emergency", "rescue"):
+            file = place / f"usr/lib/systemd/system/{name}.service.d/reboot.conf"
+            if not file.exists() or "\nExecStart=\nExecStart=/usr/bin/systemctl reboot --force\n" not in file.read_text():
+                found.append(f"{file.relative_to(out)}: does not restart")
+    if not re.search(r"^RuntimeWatchdogSec=\d", (root / "usr/lib/systemd/system.conf.d/10-xacbe.conf").read_text(), re.MULTILINE):
+        found.append("nobody feeds the watchdog")
+    return found
 
 
 def only_the_topology_s_ports_are_open(root: Path, out: Path) -> list[str]:
@@ -169,10 +202,13 @@ def the_root_is_small(root: Path, out: Path) -> list[str]:
 
 
 CHECKS: tuple[Callable[[Path, Path], list[str]], ...] = (
+    units_are_sound,
     units_are_confined,
     no_program_changes_its_user,
     nothing_is_for_everybody_to_write,
     nobody_can_log_in_or_install,
+    the_first_root_is_as_closed,
+    it_recovers_by_itself,
     only_the_topology_s_ports_are_open,
     the_command_line_is_locked,
     no_secret_and_no_bench_part_is_in_it,

@@ -1,4 +1,4 @@
-"""The built root as files: taken out of the disk image, not out of the build, so that what is judged is what boots."""
+"""The built roots as files: taken out of the disk image and the initrd, not out of the build, so that what is judged is what boots."""
 
 from __future__ import annotations
 
@@ -43,4 +43,15 @@ def extract(out: Path) -> Path:
     tools.inside(["fsck.erofs", f"--extract={target}", "--xattrs", "--preserve", raw], out)
     raw.unlink()
     mark.write_text(root_hash)
+    return target
+
+
+def first_root(out: Path) -> Path:
+    """Every file of the initrd below `first-root/`, made again each time: it is small."""
+    target = out / "first-root"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    tools.inside(
+        ["sh", "-c", f"cd {target} && zstd --quiet -dc {out / 'initrd'} | cpio -i --quiet --no-absolute-filenames --no-preserve-owner"], out
+    )
     return target
