@@ -1,4 +1,4 @@
-"""`python -m image fetch|build|check|run|test|reproduce`: the image from the command line; `--help` says more."""
+"""`python -m image fetch|can-boot|build|check|run|inside|test|reproduce`: the image from the command line; `--help` says more."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
-from image import build, checks, machine, tools
+from image import build, checks, host, inside, machine, tools
 from image.machine import Plan
 from image.tools import ImageError, NotHereError
 
@@ -22,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m image", description="The operating image of the box.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("fetch", help="what a build needs from mirrors; exit code 69 where this machine cannot have it")
+    verbs.add_parser("can-boot", help="whether QEMU, firmware and TPM start here; exit code 69 where they do not")
     make = verbs.add_parser("build", help="build build/image/xacbe.raw")
     make.add_argument("--clean", action="store_true", help="also the layer of Debian packages")
     make.add_argument("--json", action="store_true", help="print what was built")
@@ -30,6 +33,8 @@ def main() -> int:
     person = verbs.add_parser("run", help="boot it on this terminal: serial line here, Ctrl-A X ends it")
     person.add_argument("--new", action="store_true", help="a new machine: empty disk, TPM and firmware variables")
     person.add_argument("--port", type=int, default=5500, help="port of 127.0.0.1 that leads to the box's 5500 (default %(default)s)")
+    look = verbs.add_parser("inside", help="boot the test profile and tell memory, processes, sockets and mounts from inside, as JSON")
+    look.add_argument("command", nargs="*", help="a program of the root and its words, run instead: /usr/bin/cat /proc/meminfo")
     verbs.add_parser("test", help="boot tests: as shipped, changed, configured, killed, hanging (10 minutes on two processors)")
     again = verbs.add_parser("reproduce", help="build twice from nothing and compare the root's hash")
     again.add_argument("--json", action="store_true", help="print both hashes")
@@ -46,6 +51,11 @@ def main() -> int:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     build.fetch()
+    return 0
+
+
+def _can_boot(arguments: argparse.Namespace) -> int:
+    host.can_boot()
     return 0
 
 
@@ -83,10 +93,29 @@ def _run(arguments: argparse.Namespace) -> int:
     return machine.on_this_terminal(plan)
 
 
+def _inside(arguments: argparse.Namespace) -> int:
+    tools.prepare_host()
+    _require_image()
+    with tempfile.TemporaryDirectory(prefix="xacbe-inside-") as place, machine.running(inside.plan(Path(place))) as running:
+        print("booting; this takes some minutes", file=sys.stderr, flush=True)
+        box = inside.Inside(running)
+        inside.unprovisioned(running)
+        print(f"unprovisioned after {running.age_s():.0f} s", file=sys.stderr, flush=True)
+        if not arguments.command:
+            print(json.dumps(box.facts(), indent=1))
+            return 0
+        done = box.tried(*arguments.command)
+        print(done["out"], end="")
+        print(done["err"], end="", file=sys.stderr)
+        return int(done["code"])
+
+
 def _test(arguments: argparse.Namespace) -> int:
     tools.prepare_host()
     _require_image()
-    return subprocess.run([sys.executable, "-m", "pytest", "--durations=0", *BOOTS], cwd=build.REPOSITORY, check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-u", "-m", "pytest", "-sv", "--durations=0", *BOOTS], cwd=build.REPOSITORY, check=False
+    ).returncode
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -107,9 +136,11 @@ def _require_image() -> None:
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fetch": _fetch,
+    "can-boot": _can_boot,
     "build": _build,
     "check": _check,
     "run": _run,
+    "inside": _inside,
     "test": _test,
     "reproduce": _reproduce,
 }

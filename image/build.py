@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import time
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.version import VERSION
-from image import bill, keys, render, testing, tools, wheels
+from image import bill, host, keys, render, testing, tools, wheels
 from image.tools import ImageError, NotHereError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -27,15 +26,14 @@ DISK_BYTES = 3 << 30
 """As large as the smallest disk of a box: two root slots, the boot partition, and the data partition that the first boot makes."""
 FIRMWARE_CODE, FIRMWARE_VARS = OUT / "OVMF_CODE.fd", OUT / "OVMF_VARS.fd"
 TEST_VARS = OUT / "OVMF_VARS.test.fd"
-ROOM_BYTES = 6 << 30
-"""Tree, layers and packages 1.8 GB, the image 0.4, a working copy of each while mkosi runs."""
 AWAY = re.compile(
     r"Failed to fetch|Could not (connect|resolve)|Temporary failure|Unable to connect|timed out|Connection (refused|reset)|"
     r"Max retries|Network is unreachable|NewConnectionError|No space left",
     re.IGNORECASE,
 )
 """Words of apt and pip for a mirror that does not answer, and for a full disk."""
-OVMF = Path("/usr/share/OVMF")
+OURS = re.compile(r"Unable to locate package|has no installation candidate")
+"""Words of apt for a package that we ask for and nobody has; what else fails before there are tools is the machine's."""
 OWNER = "9d3a1c52-6a0c-4f53-9e0c-7f1b0a9f5d21"
 """Signature owner in the firmware's lists: any number, always the same."""
 
@@ -52,7 +50,7 @@ def build(*, clean: bool = False, out: Path = OUT) -> dict[str, object]:
     out.mkdir(parents=True)
     with _step("tree"):
         _tree(out / "tree", parts)
-    with _step("mkosi"):
+    with _step("mkosi"), _mirrors():
         _mkosi(out, signing["release"], clean)
     with _step("machine"):
         _enlarge(out)
@@ -67,28 +65,34 @@ def build(*, clean: bool = False, out: Path = OUT) -> dict[str, object]:
 
 
 def fetch() -> None:
-    """Everything that comes from elsewhere: this machine's packages, the tree of tools, the Python parts.
+    """Everything that comes from elsewhere: this machine's packages, the tree of tools, the Python parts; then whether it can build.
 
-    Raises NotHereError where that is this machine's fault or its mirrors', ImageError where it is ours.
+    Raises NotHereError where it is this machine's fault or its mirrors' that there will be no image, ImageError where it is ours.
     """
-    if os.geteuid() != 0:
-        raise NotHereError("needs root")
-    if shutil.disk_usage(REPOSITORY).free < ROOM_BYTES:
-        raise NotHereError(f"needs {ROOM_BYTES >> 30} GiB of disk")
+    workspace = tools.CACHE / "workspace"
+    host.can_build((REPOSITORY, workspace))
     try:
         with _step("tools"):
             tools.prepare_host()
             tools.prepare_tree()
-        with _step("python"):
-            wheels.collect(REPOSITORY)
+    except (ImageError, OSError) as error:
+        if OURS.search(str(error)):
+            raise
+        raise NotHereError(str(error)) from None
+    with _step("python"), _mirrors():
+        wheels.collect(REPOSITORY)
+    host.can_mount(workspace)
+
+
+@contextlib.contextmanager
+def _mirrors() -> Iterator[None]:
+    """Makes a NotHereError of an ImageError that tells of a mirror or of the disk."""
+    try:
+        yield
     except ImageError as error:
         if AWAY.search(str(error)):
             raise NotHereError(str(error)) from None
         raise
-    try:
-        tools.inside(["true"])
-    except ImageError as error:
-        raise NotHereError(f"no name spaces: {error}") from None
 
 
 @contextlib.contextmanager
@@ -164,9 +168,9 @@ def _enlarge(out: Path) -> None:
 
 def _firmware(out: Path, signing: dict[str, keys.SigningKey]) -> None:
     """Firmware that believes our release key, and one that believes the test key as well: for the test profile's machine only."""
-    shutil.copyfile(OVMF / "OVMF_CODE_4M.secboot.fd", out / FIRMWARE_CODE.name)
+    shutil.copyfile(host.OVMF / "OVMF_CODE_4M.secboot.fd", out / FIRMWARE_CODE.name)
     blank = out / "blank.fd"
-    shutil.copyfile(OVMF / "OVMF_VARS_4M.fd", blank)
+    shutil.copyfile(host.OVMF / "OVMF_VARS_4M.fd", blank)
     release = signing["release"].certificate
     for vars_file, more in ((FIRMWARE_VARS.name, []), (TEST_VARS.name, [signing["test"].certificate])):
         enrol: list[str | Path] = ["virt-fw-vars", "--input", blank, "--output", out / vars_file, "--secure-boot"]

@@ -40,9 +40,9 @@ StandardError=journal+console
 """
 
 
-def kernel_image(out: Path, key: SigningKey, more: str = "") -> Path:
-    """Makes `xacbe.test.efi` from the release's parts. `more`: words for the command line, to look into a boot. Raises ImageError."""
-    made, initrd = out / "xacbe.test.efi", _initrd(out)
+def kernel_image(out: Path, key: SigningKey, more: str = "", name: str = "xacbe.test.efi") -> Path:
+    """Makes it from the release's parts. `more`: words for the command line, to look into a boot. Raises ImageError."""
+    made, initrd = out / name, _initrd(out)
     ukify: list[str | Path] = ["/usr/bin/ukify", "build", f"--linux={out / 'vmlinuz'}", "--initrd", out / "initrd", "--initrd", initrd]
     ukify += [f"--cmdline={command_line(out / 'xacbe.efi')} {more}".strip(), f"--output={made}"]
     ukify += [f"--secureboot-private-key={key.key}", f"--secureboot-certificate={key.certificate}"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from image import __main__ as command
-from image import build, tools, wheels
+from image import host, tools, wheels
 from image.tools import ImageError
 
 OURS = "mmdebstrap ended with 1:\nE: Unable to locate package systemd-ukifi"
@@ -17,9 +19,13 @@ AWAY = (
 
 
 @pytest.fixture
-def ready(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def ready(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr(build, "ROOM_BYTES", 0)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(host, "ROOM_BYTES", 0)
+    monkeypatch.setattr(host, "BUILD_MEMORY_BYTES", 0)
+    monkeypatch.setattr(tools, "CACHE", tmp_path)
+    monkeypatch.setattr(tools, "run", lambda words: "")
     monkeypatch.setattr(tools, "prepare_host", lambda: None)
     monkeypatch.setattr(tools, "prepare_tree", lambda: None)
     monkeypatch.setattr(tools, "inside", lambda *words: "")

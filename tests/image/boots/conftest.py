@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from image import build, machine
+from image import build, inside, machine
 from provisioning.lab import manufacturer, network
-from tests.image.boots.guest import Guest, testing_plan
+from tests.image.boots.guest import Guest
 
 BASE = "127.0.50"
 ADDRESS = f"{BASE}.40"
@@ -44,13 +44,13 @@ def screens() -> Path:
 @pytest.fixture(scope="module")
 def guest(machines: Path, lab: Path) -> Iterator[Guest]:
     """The test profile, with a TPM from the laboratory's manufacturer. The laboratory is up before, or both would starve each other."""
-    plan = testing_plan(machines / "guest", FORWARDS)
+    plan = inside.plan(machines / "guest", FORWARDS)
     (plan.directory / "tpm").mkdir()
     manufacturer.make_tpm(plan.directory / "tpm", machines / "manufacturer")
     with machine.running(plan) as running:
-        inside = Guest(running)
-        yield inside
-        inside.close()
+        box = Guest(running)
+        yield box
+        box.close()
 
 
 @pytest.fixture(scope="module")

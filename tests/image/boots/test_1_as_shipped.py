@@ -10,8 +10,9 @@ import pytest
 
 from appliance.version import VERSION
 from image import build, machine, testing
-from image.machine import Machine
-from tests.image.boots.guest import BOOT_S_MAX, release_plan, unprovisioned
+from image.inside import unprovisioned
+from image.machine import BOOT_S_MAX, Machine
+from tests.image.boots.guest import release_plan
 
 MEMORY_MIB_MAX = 238
 """250 MB."""

@@ -1,0 +1,75 @@
+"""What this machine must be able to do before a build or a boot says anything about the image: tried, not asked for by name.
+
+Continuous integration runs in places that give root and little else. Each ability is tried in a second or two, in the way and in the
+directory in which the build or the boot needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from image import machine, tools
+from image.machine import Plan
+from image.tools import ImageError, NotHereError
+
+ROOM_BYTES = 6 << 30
+"""Tree, layers and packages 1.8 GB, the image 0.4, a working copy of each while mkosi runs."""
+BUILD_MEMORY_BYTES = 1 << 30
+BOOT_MEMORY_BYTES = 2 << 30
+"""A guest of 512 MiB, 1 GiB of translated code at most, swtpm; the boot tests have three guests at once, of which two stay in firmware."""
+OVMF = Path("/usr/share/OVMF")
+
+
+def can_build(places: tuple[Path, ...]) -> None:
+    """Root, a processor, room and memory, before anything is fetched. `places`: what will be written. Raises NotHereError."""
+    if os.geteuid() != 0:
+        raise NotHereError("needs root")
+    if platform.machine() != "x86_64":
+        raise NotHereError("needs an x86-64 machine")
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(place).free < ROOM_BYTES:
+            raise NotHereError(f"needs {ROOM_BYTES >> 30} GiB of disk at {place}")
+    needs_memory(BUILD_MEMORY_BYTES)
+
+
+def needs_memory(wanted_bytes: int) -> None:
+    """Raises NotHereError."""
+    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    if int(available.split()[1]) * 1024 < wanted_bytes:
+        raise NotHereError(f"needs {wanted_bytes >> 20} MiB of free memory")
+
+
+def can_mount(workspace: Path) -> None:
+    """Name spaces, and overlays in mkosi's workspace: a container's own root often takes no further overlay. Raises NotHereError."""
+    with tempfile.TemporaryDirectory(dir=workspace) as name:
+        place = Path(name)
+        for part in ("lower", "upper", "work", "whole"):
+            (place / part).mkdir()
+        layers = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
+        try:
+            tools.inside(["true"])
+            tools.run(["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", layers, place / "whole"])
+        except ImageError as error:
+            raise NotHereError(f"no name spaces or mounts: {error}") from None
+
+
+def can_boot() -> None:
+    """Whether QEMU, its firmware and swtpm start here, with an empty disk and nothing run yet. Raises NotHereError."""
+    needs_memory(BOOT_MEMORY_BYTES)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        disk = place / "empty.raw"
+        with disk.open("wb") as file:
+            file.truncate(1 << 20)
+        code, variables = OVMF / "OVMF_CODE_4M.secboot.fd", OVMF / "OVMF_VARS_4M.fd"
+        try:
+            with machine.running(Plan(directory=place, disk=disk, code=code, variables=variables, devices=("-S",))) as started:
+                started.ask("query-status")
+        except (ImageError, OSError, subprocess.SubprocessError) as error:
+            raise NotHereError(f"QEMU does not start: {error}") from None
