@@ -69,8 +69,7 @@ def fetch() -> None:
 
     Raises NotHereError where it is this machine's fault or its mirrors' that there will be no image, ImageError where it is ours.
     """
-    workspace = tools.CACHE / "workspace"
-    host.can_build((REPOSITORY, workspace))
+    host.can_build(REPOSITORY, tools.CACHE / "workspace")
     try:
         with _step("tools"):
             tools.prepare_host()
@@ -79,9 +78,9 @@ def fetch() -> None:
         if OURS.search(str(error)):
             raise
         raise NotHereError(str(error)) from None
+    host.can_enter()
     with _step("python"), _mirrors():
         wheels.collect(REPOSITORY)
-    host.can_mount(workspace)
 
 
 @contextlib.contextmanager

@@ -25,17 +25,18 @@ BOOT_MEMORY_BYTES = 2 << 30
 OVMF = Path("/usr/share/OVMF")
 
 
-def can_build(places: tuple[Path, ...]) -> None:
-    """Root, a processor, room and memory, before anything is fetched. `places`: what will be written. Raises NotHereError."""
+def can_build(repository: Path, workspace: Path) -> None:
+    """Root, a processor, room, memory and mounts, before anything is fetched. `workspace`: mkosi's. Raises NotHereError."""
     if os.geteuid() != 0:
         raise NotHereError("needs root")
     if platform.machine() != "x86_64":
         raise NotHereError("needs an x86-64 machine")
-    for place in places:
+    for place in (repository, workspace):
         place.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(place).free < ROOM_BYTES:
             raise NotHereError(f"needs {ROOM_BYTES >> 30} GiB of disk at {place}")
     needs_memory(BUILD_MEMORY_BYTES)
+    _mounts(workspace)
 
 
 def needs_memory(wanted_bytes: int) -> None:
@@ -45,18 +46,25 @@ def needs_memory(wanted_bytes: int) -> None:
         raise NotHereError(f"needs {wanted_bytes >> 20} MiB of free memory")
 
 
-def can_mount(workspace: Path) -> None:
-    """Name spaces, and overlays in mkosi's workspace: a container's own root often takes no further overlay. Raises NotHereError."""
+def _mounts(workspace: Path) -> None:
+    """An overlay in mkosi's workspace: a container's own root often takes no further one."""
     with tempfile.TemporaryDirectory(dir=workspace) as name:
         place = Path(name)
         for part in ("lower", "upper", "work", "whole"):
             (place / part).mkdir()
         layers = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
         try:
-            tools.inside(["true"])
             tools.run(["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", layers, place / "whole"])
-        except ImageError as error:
-            raise NotHereError(f"no name spaces or mounts: {error}") from None
+        except (ImageError, OSError) as error:
+            raise NotHereError(f"no overlay can be mounted: {error}") from None
+
+
+def can_enter() -> None:
+    """Name spaces for the tree of tools, once it is there. Raises NotHereError."""
+    try:
+        tools.inside(["true"])
+    except (ImageError, OSError) as error:
+        raise NotHereError(f"no name spaces: {error}") from None
 
 
 def can_boot() -> None:
