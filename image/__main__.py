@@ -46,7 +46,7 @@ def main() -> int:
         return EXIT_NOT_HERE
     except ImageError as error:
         print(error, file=sys.stderr)
-        return 1
+        return EXIT_NOT_HERE if tools.AWAY.search(str(error)) else 1
 
 
 def _fetch(arguments: argparse.Namespace) -> int:

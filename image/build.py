@@ -26,12 +26,6 @@ DISK_BYTES = 3 << 30
 """As large as the smallest disk of a box: two root slots, the boot partition, and the data partition that the first boot makes."""
 FIRMWARE_CODE, FIRMWARE_VARS = OUT / "OVMF_CODE.fd", OUT / "OVMF_VARS.fd"
 TEST_VARS = OUT / "OVMF_VARS.test.fd"
-AWAY = re.compile(
-    r"Failed to fetch|Could not (connect|resolve)|Temporary failure|Unable to connect|timed out|Connection (refused|reset)|"
-    r"Max retries|Network is unreachable|NewConnectionError|No space left",
-    re.IGNORECASE,
-)
-"""Words of apt and pip for a mirror that does not answer, and for a full disk."""
 OURS = re.compile(r"Unable to locate package|has no installation candidate")
 """Words of apt for a package that we ask for and nobody has; what else fails before there are tools is the machine's."""
 OWNER = "9d3a1c52-6a0c-4f53-9e0c-7f1b0a9f5d21"
@@ -50,7 +44,7 @@ def build(*, clean: bool = False, out: Path = OUT) -> dict[str, object]:
     out.mkdir(parents=True)
     with _step("tree"):
         _tree(out / "tree", parts)
-    with _step("mkosi"), _mirrors():
+    with _step("mkosi"):
         _mkosi(out, signing["release"], clean)
     with _step("machine"):
         _enlarge(out)
@@ -67,7 +61,7 @@ def build(*, clean: bool = False, out: Path = OUT) -> dict[str, object]:
 def fetch() -> None:
     """Everything that comes from elsewhere: this machine's packages, the tree of tools, the Python parts; then whether it can build.
 
-    Raises NotHereError where it is this machine's fault or its mirrors' that there will be no image, ImageError where it is ours.
+    Raises NotHereError where it is plainly this machine's fault that there will be no image, ImageError elsewhere.
     """
     host.can_build(REPOSITORY, tools.CACHE / "workspace")
     try:
@@ -79,19 +73,8 @@ def fetch() -> None:
             raise
         raise NotHereError(str(error)) from None
     host.can_enter()
-    with _step("python"), _mirrors():
+    with _step("python"):
         wheels.collect(REPOSITORY)
-
-
-@contextlib.contextmanager
-def _mirrors() -> Iterator[None]:
-    """Makes a NotHereError of an ImageError that tells of a mirror or of the disk."""
-    try:
-        yield
-    except ImageError as error:
-        if AWAY.search(str(error)):
-            raise NotHereError(str(error)) from None
-        raise
 
 
 @contextlib.contextmanager

@@ -32,6 +32,12 @@ KEYRINGS = (
     "/usr/share/keyrings/debian-archive-trixie-security-automatic.gpg",
     "/usr/share/keyrings/debian-archive-trixie-stable.gpg",
 )
+AWAY = re.compile(
+    r"Failed to fetch|Could not (connect|resolve)|Temporary failure|Unable to connect|timed out|Connection (refused|reset)|"
+    r"Max retries|Network is unreachable|NewConnectionError|No space left|Operation not permitted",
+    re.IGNORECASE,
+)
+"""Words for what is the machine's and not the image's: a mirror that does not answer, a full disk, a right that root has not in here."""
 _NICE = ["nice", "-n", "5"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from image import __main__ as command
-from image import host, tools, wheels
+from image import build, host, tools, wheels
 from image.tools import ImageError
 
 OURS = "mmdebstrap ended with 1:\nE: Unable to locate package systemd-ukifi"
@@ -15,6 +15,7 @@ AWAY = (
     "mmdebstrap ended with 1:\nE: Failed to fetch http://mirror.example/debian/dists/trixie/InRelease",
     "pip ended with 1:\nWARNING: Retrying: NewConnectionError(...)",
     "tar: usr/lib: Cannot write: No space left on device",
+    "mount: /tmp/whole: Operation not permitted",
 )
 
 
@@ -43,6 +44,21 @@ def test_a_mirror_that_is_away_is_this_machine_s_affair(ready: pytest.MonkeyPatc
     ready.setattr(tools, "prepare_tree", lambda: fails(said))
 
     assert command.main() == command.EXIT_NOT_HERE
+
+
+@pytest.mark.parametrize("said", AWAY)
+def test_it_is_also_while_the_image_is_built(ready: pytest.MonkeyPatch, said: str) -> None:
+    ready.setattr(build, "build", lambda clean: fails(said))
+    ready.setattr("sys.argv", ["image", "build"])
+
+    assert command.main() == command.EXIT_NOT_HERE
+
+
+def test_what_else_fails_in_a_build_is_ours(ready: pytest.MonkeyPatch) -> None:
+    ready.setattr(build, "build", lambda clean: fails("mkosi ended with 1:\nNo such file or directory"))
+    ready.setattr("sys.argv", ["image", "build"])
+
+    assert command.main() == 1
 
 
 def test_a_package_that_does_not_exist_is_ours(ready: pytest.MonkeyPatch) -> None:

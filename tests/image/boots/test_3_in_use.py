@@ -67,7 +67,7 @@ while time.monotonic() - began < 300:
 TRIED = """
 from pathlib import Path
 from appliance.courier.sftp import SftpTarget
-SftpTarget("{host}", {port}, "nobody", "/", "ssh-ed25519 AAAA", Path("/none")).check()
+SftpTarget("{host}", {port}, "nobody", "/", "ssh-ed25519 AAAA", Path("/etc/os-release")).check()
 """
 ASKED = {"archivist": "list_archives", "courier": "list_targets"}
 """What the console asks of those that rest."""
@@ -152,7 +152,7 @@ def test_what_rests_is_no_process_until_it_is_called(guest: Guest) -> None:
 
 
 def _tried(guest: Guest, process: str, port: int) -> dict[str, Any]:
-    """Runs the courier's own way to an SFTP server in the sandbox of a process, to a port of this machine."""
+    """Runs the courier's own way to an SFTP server in the sandbox of a process, to a port of this machine. Any file passes for its key."""
     guest.write("/run/xacbe-test/try.py", TRIED.format(host=probe.HOST, port=port))
     lines = ["[Service]", "Type=oneshot", "ExecStart=/usr/bin/python3 -I -B /run/xacbe-test/try.py", *sandbox.lines(BY_NAME[process])]
     guest.write("/run/systemd/system/xacbe-try.service", "\n".join(lines) + "\n")
@@ -173,12 +173,12 @@ def test_ssh_speaks_from_the_courier_s_sandbox_and_from_no_other(guest: Guest) -
         listening = threading.Thread(target=listen, daemon=True)
         listening.start()
         refused = _tried(guest, "relay", server.getsockname()[1])
-        assert "PermissionError" in refused["out"], refused
+        assert "/usr/bin/ssh: Permission denied" in refused["out"], refused["out"]
         assert not said
         spoken = _tried(guest, "courier", server.getsockname()[1])
         listening.join(BOOT_S_MAX)
 
-    assert said, spoken
+    assert said, spoken["out"]
     assert said[0].startswith(b"SSH-2.0-OpenSSH")
 
 
@@ -206,19 +206,18 @@ def _confined(name: str, status: str) -> None:
 
 
 def test_a_killed_process_is_back_within_three_seconds_of_a_real_processor(guest: Guest) -> None:
-    """The same loop: its processor time here, its time by the clock in there, so that a busy machine has the longer limit."""
+    """The same loop: its processor time here, its time by the clock in there, the longer one of before and after each kill."""
     python = ["/usr/bin/python3", "-I", "-c", LOOP.format(clock="process_time")]
     here = json.loads(subprocess.run(python, capture_output=True, text=True, check=True).stdout)
-    there = [guest.python(LOOP.format(clock="perf_counter"))]
-    took = {}
-    for name in BY_NAME:
-        if name not in RESTING:
-            took[name] = guest.python(KILLED.format(name=name, unit=f"{user(name)}.service"))
-            there.append(guest.python(LOOP.format(clock="perf_counter")))
-    factor = max(1.0, max(there) / here)
+    told, before = {}, guest.python(LOOP.format(clock="perf_counter"))
+    for name in sorted(set(BY_NAME) - RESTING):
+        took = guest.python(KILLED.format(name=name, unit=f"{user(name)}.service"))
+        after = guest.python(LOOP.format(clock="perf_counter"))
+        told[name] = round(took, 1), round(max(before, after, here) / here, 1)
+        before = after
 
-    print(f"emulation factor {factor:.1f}; back after", {name: round(s, 1) for name, s in took.items()})
-    assert max(took.values()) <= BACK_S_MAX * factor
+    print("back after (s), emulation factor:", told)
+    assert all(took <= BACK_S_MAX * factor for took, factor in told.values()), told
 
 
 @pytest.fixture(scope="module")
