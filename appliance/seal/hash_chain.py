@@ -55,6 +55,8 @@ _READ_LEAF = re.compile(f"{_VALUE}|{_PART}".encode())
 _CHAIN_HEAD_BYTES = _CHAIN_HEAD.encode()
 _READ_BYTES_MAX, _READ_STEPS_MAX = 32 * 1024, 32
 """A batch of a billion messages of a hundred parts each stays below; larger chains are read by the parser."""
+_REMEMBERED_BYTES_MAX = 4096
+"""With some hundred batches at hand (`verify.SIGNATURES_KEPT_MAX`) a MiB."""
 
 
 def sha512(data: bytes) -> bytes:
@@ -169,41 +171,79 @@ def leads_to(value: bytes, chain: bytes, parts: Mapping[str, bytes]) -> bool:
 
     `parts`: file name -> our SHA-512. False says nothing about the chain.
     """
-    head = _CHAIN_HEAD_BYTES
-    if len(chain) > _READ_BYTES_MAX or not chain.startswith(head):
-        return False
-    at, siblings = len(head), list[tuple[bool, bytes]]()
-    while (upper := _READ_UPPER.match(chain, at)) is not None:
-        name, next_after, right, left, next_before = upper.groups()
-        depth = len(siblings)
-        if name != b"%d" % depth or (next_after or next_before) != b"%d" % (depth + 1) or depth >= _READ_STEPS_MAX:
+    return Ways(value).leads(chain, parts)
+
+
+class Ways:
+    """`leads_to` for the chains of one batch, which share their upper steps: those that stand in the last chain byte for byte are not read
+    and hashed again. What was below them there is known, and is what has to come out of this one's lower steps.
+
+    Invariant: with the last chain's bytes up to `_ends[k]` before them, lower steps that make the value `_nodes[k]` lead to the batch's.
+    """
+
+    __slots__ = ("_chain", "_ends", "_nodes")
+
+    def __init__(self, value: bytes) -> None:
+        self._chain, self._ends, self._nodes = _CHAIN_HEAD_BYTES, [len(_CHAIN_HEAD_BYTES)], [value]
+
+    def leads(self, chain: bytes, parts: Mapping[str, bytes]) -> bool:
+        """As `leads_to`."""
+        first = self._shared(chain)
+        if len(chain) > _READ_BYTES_MAX or first is None:
             return False
-        other = a2b_base64(left or right)
-        if b2a_base64(other, newline=False) != (left or right):
+        at, siblings, ends = self._ends[first], list[tuple[bool, bytes]](), list[int]()
+        while (upper := _READ_UPPER.match(chain, at)) is not None:
+            name, next_after, right, left, next_before = upper.groups()
+            depth = first + len(siblings)
+            if name != b"%d" % depth or (next_after or next_before) != b"%d" % (depth + 1) or depth >= _READ_STEPS_MAX:
+                return False
+            other = a2b_base64(left or right)
+            if b2a_base64(other, newline=False) != (left or right):
+                return False
+            siblings.append((left is not None, other))
+            at = upper.end()
+            ends.append(at)
+        node = _lowest(chain, at, first + len(siblings), parts)
+        if node is None:
             return False
-        siblings.append((left is not None, other))
-        at = upper.end()
+        nodes = [node]
+        for on_left, other in reversed(siblings):
+            node = parent(other, node) if on_left else parent(node, other)
+            nodes.append(node)
+        if node != self._nodes[first]:
+            return False
+        if len(chain) <= _REMEMBERED_BYTES_MAX:
+            self._chain = chain
+            self._ends[first + 1 :], self._nodes[first + 1 :] = ends, nodes[-2::-1]
+        return True
+
+    def _shared(self, chain: bytes) -> int | None:
+        """How many steps are those of the last chain; None where not even the head is ours."""
+        for depth in range(len(self._ends) - 1, -1, -1):
+            end = self._ends[depth]
+            if chain[:end] == self._chain[:end]:
+                return depth
+        return None
+
+
+def _lowest(chain: bytes, at: int, depth: int, parts: Mapping[str, bytes]) -> bytes | None:
+    """The value of the step with the message's own parts, which is the document's rest. None: not of our form, or not of these parts."""
     lowest = _READ_LOWEST.fullmatch(chain, at)
-    if lowest is None or lowest[1] != b"%d" % len(siblings):
-        return False
+    if lowest is None or lowest[1] != b"%d" % depth:
+        return None
     covered, digests = set[str](), list[bytes]()
     for digest, name, stated in _READ_LEAF.findall(lowest[2]):
         if digest:
             if not is_encoded(digest):
-                return False
+                return None
             digests.append(a2b_base64(digest))
             continue
         part = name.decode()
         if part not in parts or b2a_base64(parts[part], newline=False) != stated:
-            return False
+            return None
         covered.add(part)
         digests.append(parts[part])
-    if len(covered) != len(parts):
-        return False
-    node = sha512(digest_list(digests))
-    for on_left, other in reversed(siblings):
-        node = parent(other, node) if on_left else parent(node, other)
-    return node == value
+    return sha512(digest_list(digests)) if len(covered) == len(parts) else None
 
 
 def is_encoded(text: bytes) -> bool:

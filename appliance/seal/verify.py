@@ -32,7 +32,7 @@ from appliance.model.identifiers import ClientId
 from appliance.seal.chain_check import ChainResult, check_chain_parts, parse_result
 from appliance.seal.container_check import Configuration, verify_container
 from appliance.seal.evidence import check_certificate_path, check_member, check_status, signing_certificate
-from appliance.seal.hash_chain import CHAIN_RESULT, MESSAGE, SHA512, sha512
+from appliance.seal.hash_chain import CHAIN_RESULT, MESSAGE, SHA512, Ways, sha512
 from appliance.seal.report import Attachment, Report, Step
 from appliance.seal.signature import Signature, SignatureMalformedError, WrongDigestError, check_value
 from appliance.seal.xades import read_strictly
@@ -128,7 +128,7 @@ class _Verified:
     signature: Signature
     signer: _Signer
     facts: SealFacts
-    chain_result: tuple[bytes, ChainResult] | None = None
+    chain_result: tuple[bytes, ChainResult, Ways] | None = None
 
 
 class SignatureCache:
@@ -205,7 +205,8 @@ def verify_message(
         if chain_result is None or chain is None:
             raise ChainMissingError("the signature covers a hash chain that did not come")
         # (5) the result that was signed, then this message's way to it; every part must lie on it
-        check_chain_parts(_signed_result(verified, chain_result), chain, inputs)
+        result, ways = _signed_result(verified, chain_result)
+        check_chain_parts(result, chain, inputs, ways)
     elif uncovered := inputs.keys() - references.keys():
         # (6) closes X-Road's gap: a body beside a signature over the head alone
         raise UncoveredPartError(f"{sorted(uncovered)[0]} is not covered by the signature")
@@ -224,17 +225,18 @@ def _check_signer(signature: Signature, sender: ClientId, shared: SharedParamete
     return _Signer(certificate, member, ocsp, shared, at_us, min(ends))
 
 
-def _signed_result(verified: _Verified, chain_result: bytes) -> ChainResult:
+def _signed_result(verified: _Verified, chain_result: bytes) -> tuple[ChainResult, Ways]:
     """The parsed result, once its bytes are the signed ones; the same for all messages of a batch."""
     kept = verified.chain_result
     if kept is not None and kept[0] == chain_result:
-        return kept[1]
+        return kept[1:]
     expected = verified.signature.references[CHAIN_RESULT]
     if expected.algorithm != SHA512 or sha512(chain_result) != expected.value:
         raise WrongDigestError("the hash chain result is not the signed one")
     result = parse_result(chain_result)
-    verified.chain_result = (chain_result, result)
-    return result
+    ways = Ways(result.digest.value)
+    verified.chain_result = (chain_result, result, ways)
+    return result, ways
 
 
 def _check_direct(references: Mapping[str, object], inputs: Mapping[str, bytes]) -> None:

@@ -40,6 +40,8 @@ WARM_UP_MAX = 5
 """Until no connection between the boxes is made any more: each costs a handshake's signature in both tokens."""
 CONNECTIONS_AT_ONCE = 10
 LAG_MS_MAX = 10.0
+PROBE_S, PROBE_UNDER_LOAD_S = 0.002, 0.02
+"""Between two probes. Under load the rarer ones: five hundred a second took a twelfth of what the relay had."""
 BODY = b"x" * 1024
 PROFILE_IN_FLIGHT = 64
 
@@ -79,7 +81,7 @@ async def measure(lab: dict[str, Any], sign_ms: float, in_flight: int) -> dict[s
         before = [await asyncio.to_thread(signatures, box) for box in lab["boxes"]]
         spent, beside, busy = boxes.cpu_us(lab), await asyncio.to_thread(besides_us, lab), Busy()
         count = in_flight * rounds
-        with Probe(host) as probe:
+        with Probe(host, PROBE_UNDER_LOAD_S) as probe:
             outcome = await connections.work(request, count)
         share = busy.share()
         cost = {name: (us - spent[name]) / count for name, us in boxes.cpu_us(lab).items()}
@@ -145,7 +147,7 @@ def handshake_lag(lab: dict[str, Any], rounds: int = 5) -> dict[str, Any]:
 
     before = signatures(box)["tls"]
     slowest = []
-    with ThreadPoolExecutor(CONNECTIONS_AT_ONCE) as pool, Probe(box["address"]) as probe:
+    with ThreadPoolExecutor(CONNECTIONS_AT_ONCE) as pool, Probe(box["address"], PROBE_S) as probe:
         for _ in range(rounds):
             slowest.append(max(pool.map(shake, range(CONNECTIONS_AT_ONCE))))
     return {
@@ -163,8 +165,8 @@ def handshake_lag(lab: dict[str, Any], rounds: int = 5) -> dict[str, Any]:
 class Probe:
     """Asks port 5577 again and again on one connection, from a thread of its own."""
 
-    def __init__(self, host: str) -> None:
-        self._host, self._ended, self._times_ms = host, threading.Event(), list[float]()
+    def __init__(self, host: str, every_s: float) -> None:
+        self._host, self._every_s, self._ended, self._times_ms = host, every_s, threading.Event(), list[float]()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Probe:
@@ -181,7 +183,7 @@ class Probe:
 
     def _run(self) -> None:
         with socket.create_connection((self._host, 5577), timeout=30) as kept:
-            while not self._ended.wait(0.002):
+            while not self._ended.wait(self._every_s):
                 begun = time.perf_counter()
                 kept.sendall(b"HEAD / HTTP/1.1\r\nHost: box\r\n\r\n")
                 answer = b""

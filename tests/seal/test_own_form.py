@@ -14,7 +14,7 @@ from lxml import etree
 from appliance.errors import UnverifiedError
 from appliance.seal import xades
 from appliance.seal.chain_check import ChainMalformedError, ChainResult, Digest, check_chain, check_chain_parts, parse_result
-from appliance.seal.hash_chain import CHAIN, Batch, leads_to, result_value, sha512
+from appliance.seal.hash_chain import CHAIN, Batch, Ways, leads_to, result_value, sha512
 from appliance.seal.signature import parse
 from tests.seal.test_xades import ALGORITHMS, DOCUMENT, KEYS, signed_document
 from tests.seal.workshop import parts_of
@@ -102,6 +102,31 @@ def test_every_chain_of_ours_is_read_the_short_way(size: int) -> None:
         assert by_parser(value, batch.chain(at), dict(messages[at]))
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 64, 257])
+@pytest.mark.parametrize("step", [1, 7])
+def test_the_chains_of_a_batch_are_read_one_after_the_other_in_any_order(size: int, step: int) -> None:
+    messages = [parts_of(b"m%d" % at, [b"a%d" % at] * (at % 4)) for at in range(size)]
+    batch = Batch(messages)
+    value = result_value(batch.result)
+    assert value is not None
+    ways = Ways(value)
+    for at in sorted(range(size), key=lambda at: (at % step, at)):
+        assert ways.leads(batch.chain(at), dict(messages[at]))
+        assert not ways.leads(batch.chain(at), dict(messages[at - 1])) or size == 1
+
+
+@pytest.mark.case("T04")
+@given(before=st.lists(st.integers(0, len(MESSAGES) - 1), max_size=3), at=st.integers(0, len(MESSAGES) - 1), data=st.data())
+def test_what_was_read_before_changes_no_verdict(before: list[int], at: int, data: st.DataObject) -> None:
+    """Neither on a changed chain, nor, after it, on a good one."""
+    ways, chain = Ways(ROOT), data.draw(mutations(CHAINS[at]))
+    for other in before:
+        assert ways.leads(CHAINS[other], dict(MESSAGES[other]))
+    assert ways.leads(chain, dict(MESSAGES[at])) == leads_to(ROOT, chain, dict(MESSAGES[at]))
+    for other in before:
+        assert ways.leads(CHAINS[other], dict(MESSAGES[other]))
+
+
 @pytest.mark.case("T04")
 @given(at=st.integers(0, len(MESSAGES) - 1), data=st.data())
 def test_what_the_short_way_believes_the_parser_believes(at: int, data: st.DataObject) -> None:
@@ -117,6 +142,10 @@ def test_no_chain_with_a_flipped_bit_or_a_lost_token_is_read_the_short_way() -> 
     changed = [chain[:at] + bytes((chain[at] ^ 1 << bit,)) + chain[at + 1 :] for at in range(len(chain)) for bit in range(8)]
     changed += [b"".join(tokens[:at] + tokens[at + 1 :]) for at in range(len(tokens))]
     assert [each for each in changed if leads_to(ROOT, each, parts)] == []
+    ways = Ways(ROOT)
+    for at in (DEEP - 1, DEEP):  # what is shared with a chain that held must not hide a change either
+        assert ways.leads(CHAINS[at], dict(MESSAGES[at]))
+        assert [each for each in changed if ways.leads(each, parts)] == []
 
 
 @pytest.mark.rule("IV.3.VI")
