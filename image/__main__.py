@@ -26,7 +26,7 @@ def main() -> int:
     verbs.add_parser("fetch", help="what a build needs from mirrors; exit code 69 where this machine cannot have it")
     verbs.add_parser("can-boot", help="whether QEMU, firmware and TPM start here; exit code 69 where they do not")
     make = verbs.add_parser("build", help="build build/image/xacbe.raw")
-    make.add_argument("--clean", action="store_true", help="also the layer of Debian packages")
+    make.add_argument("--clean", action="store_true", help="also the layer of Debian packages and the Python parts")
     make.add_argument("--json", action="store_true", help="print what was built")
     gates = verbs.add_parser("check", help="static gates on the built root")
     gates.add_argument("--json", action="store_true", help="print findings and figures")

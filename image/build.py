@@ -33,12 +33,12 @@ OWNER = "9d3a1c52-6a0c-4f53-9e0c-7f1b0a9f5d21"
 
 
 def build(*, clean: bool = False, out: Path = OUT) -> dict[str, object]:
-    """Builds everything; returns what `image.json` says. `clean`: also the package layer. Raises ImageError."""
+    """Builds everything; returns what `image.json` says. `clean`: also Debian's packages and the Python parts. Raises ImageError."""
     with _step("tools"):
         tools.prepare_host()
         tools.prepare_tree()
     with _step("python"):
-        parts = wheels.collect(REPOSITORY)
+        parts = wheels.collect(REPOSITORY, anew=clean)
     signing = keys.keys(KEYS)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

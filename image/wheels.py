@@ -16,16 +16,17 @@ from image import tools
 LOCK = Path("appliance/requirements.lock")
 PYTHON = "3.13"
 PLATFORMS = ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-EPOCH = "1760000000"
+BUILT_WITH = {"HOME": "/tmp", "SOURCE_DATE_EPOCH": "1760000000", "CFLAGS": "-g0"}  # noqa: S108  the tree's own
+"""What is compiled gives the same bytes on every machine: debugging information would name pip's temporary directory."""
 NOT_IN_IMAGE = ("appliance/hsm/software.py",)
 """Keys in files are for the bench: the production image does not even carry the code."""
 
 
-def collect(repository: Path) -> Path:
-    """A directory of wheels for the lock as it stands, from the cache where nothing changed."""
+def collect(repository: Path, *, anew: bool = False) -> Path:
+    """A directory of wheels for the lock as it stands, from the cache where nothing changed, unless they are wanted anew."""
     lock = (repository / LOCK).read_bytes()
-    place = tools.CACHE / "wheels" / hashlib.sha256(lock + PYTHON.encode()).hexdigest()[:16]
-    if (place / "complete").exists():
+    place = tools.CACHE / "wheels" / hashlib.sha256(lock + f"{PYTHON} {BUILT_WITH}".encode()).hexdigest()[:16]
+    if (place / "complete").exists() and not anew:
         return place
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -48,7 +49,7 @@ def collect(repository: Path) -> Path:
             place,
             source,
         ]
-        tools.inside(build, place, env={"HOME": "/tmp", "SOURCE_DATE_EPOCH": EPOCH})  # noqa: S108  the tree's own
+        tools.inside(build, place, env=BUILT_WITH)
         source.unlink()
     (place / "complete").touch()
     return place
