@@ -35,8 +35,8 @@ FEW_SHARE = 0.27
 """Of the same: four fifths of a third."""
 GATHER_SHARE = 0.1
 """Of the time that the last signature took: how long the token waits, from the first of the few on."""
-GATHER_S_MIN = 0.001
-"""What is shorter is no use: a token in software does not wait."""
+GATHER_S_MIN, GATHER_S_MAX = 0.001, 0.1
+"""What is shorter is no use: a token in software does not wait. One that takes seconds, or had handshakes to sign, waits no longer."""
 _NEVER = float("inf")
 
 
@@ -201,7 +201,7 @@ class SealBatcher:
 
     def _gathers_until_s(self) -> float:
         """Until when the free token waits for more; a moment that has passed where it does not."""
-        gather_s, first_s = GATHER_SHARE * self._signature_s, self._waiting[0].at_s
+        gather_s, first_s = min(GATHER_SHARE * self._signature_s, GATHER_S_MAX), self._waiting[0].at_s
         few = len(self._waiting) < FEW_SHARE * (len(self._waiting) + sum(self._lately))
         if not few or gather_s < GATHER_S_MIN or first_s - self._free_s > self._signature_s:  # the crowd, if any, is long gone
             return -_NEVER

@@ -137,6 +137,18 @@ def test_a_token_that_finds_few_of_a_crowd_waits_a_tenth_of_a_signature_for_the_
     assert [effect.messages for effect in batcher.handle(Woke(wake.at_s)) if isinstance(effect, SignRoot)] == [6]
 
 
+def test_it_waits_for_no_more_than_a_tenth_of_a_second_however_slow_the_token_is() -> None:
+    batcher = SealBatcher()
+    for message in range(31):
+        batcher.handle(queued(message, deadline_s=60.0))
+    signed_next(batcher, 0.0)
+    batcher.handle(queued(31, at_s=1.0, deadline_s=60.0))
+
+    wake = batcher.handle(Signed(b"f", b"c", 5.0))[0]
+    assert isinstance(wake, WakeAt)
+    assert wake.at_s == pytest.approx(5.1)
+
+
 def test_it_does_not_wait_once_enough_are_there_nor_for_a_crowd_that_is_long_gone_nor_where_signatures_are_fast() -> None:
     def after_a_crowd(signature_s: float) -> SealBatcher:
         batcher = SealBatcher()
