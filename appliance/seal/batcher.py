@@ -6,7 +6,7 @@ waits when it becomes free shares one signature. There is no fixed waiting windo
 A large crowd is divided: of more than `whole_max` waiting messages a batch takes SHARE of those that the key had to do with lately. Whoever
 is signed together comes back together: without this all messages of a loaded box end up in one batch, which each process on the way works
 off while the token has nothing to do, and then signs for the one that comes back first while all others wait. For the same reason a token
-that finds much fewer than it lately signed for waits a tenth of a signature: the others come in these very moments, and would else wait for
+that finds much fewer than it lately signed for waits a fifth of a signature: the others come in these very moments, and would else wait for
 a whole one.
 
 Bounded: at most `waiting_max` messages wait (the next one is refused at once), a batch has at most `messages_max`, and a message whose
@@ -28,15 +28,16 @@ TOO_MANY = "seal.queue_full"
 """`waiting_max` messages wait already: the box is overloaded, try again later."""
 TOO_LATE = "seal.deadline_passed"
 """The token did not become free in time."""
-SHARE = 0.36
+SHARE = 0.4
 """Of the messages that wait and those of the last two batches together. A message passes two tokens, one after the other, and waits for
 each while it signs for others: three groups keep both busy, so a third is what a batch has at best; the rest is for uneven arrivals."""
-FEW_SHARE = 0.27
-"""Of the same: four fifths of a third."""
-GATHER_SHARE = 0.1
+FEW_SHARE = 0.3
+"""Of the same: nine tenths of a third."""
+GATHER_SHARE = 0.2
 """Of the time that the last signature took: how long the token waits, from the first of the few on."""
-GATHER_S_MIN, GATHER_S_MAX = 0.001, 0.1
-"""What is shorter is no use: a token in software does not wait. One that takes seconds, or had handshakes to sign, waits no longer."""
+GATHER_S_MIN, GATHER_S_MAX = 0.004, 0.1
+"""What is shorter is no use: a token that signs in less than 20 ms does not wait. One that takes seconds, or had handshakes to sign,
+waits no longer."""
 _NEVER = float("inf")
 
 

@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("--body", type=int, nargs="+", default=[1024, 10240], help="exchange: bytes of the request's body")
     parser.add_argument("--sign-ms", type=float, nargs="+", default=[20, 35, 70, 100, 170, 600], help="slow: time of one signature")
     parser.add_argument("--slow-in-flight", type=int, nargs="+", default=[1, 16, 64, 256], help="slow")
+    parser.add_argument("--slow-seconds", type=float, default=6.0, help="slow: of work in each run; the edges of a short one weigh")
     parser.add_argument("--profiles", action="store_true", help="slow: also each published part (tests/hsm/speed_profiles.py)")
     parser.add_argument("--megabytes", type=int, default=100, help="bulk: size of one body")
     parser.add_argument("--records", type=int, default=100_000, help="log: records at look-up and start-up; the goals speak of a million")

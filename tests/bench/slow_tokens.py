@@ -33,8 +33,7 @@ BASE = "127.0.63"
 SHARE = 0.85
 SIGNATURES_ON_THE_WAY = 3
 LATENCY_SIGNATURES, LATENCY_MS = 3.2, 20.0
-SECONDS = 6.0
-ROUNDS_MIN, ROUNDS_MAX = 5, 16
+ROUNDS_MIN, ROUNDS_PER_S_MAX = 5, 3
 """Exchanges of each connection in turn: the first and the last of them share a signature with fewer others."""
 WARM_UP_MAX = 5
 """Until no connection between the boxes is made any more: each costs a handshake's signature in both tokens."""
@@ -55,23 +54,24 @@ def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
             load = []
             for sign_ms in options.sign_ms:
                 module.set(f"{sign_ms}")
-                load += [asyncio.run(measure(lab, sign_ms, in_flight)) for in_flight in options.slow_in_flight]
+                load += [asyncio.run(measure(lab, sign_ms, in_flight, options.slow_seconds)) for in_flight in options.slow_in_flight]
             module.set("100")
             lag = handshake_lag(lab)
             profiles = []
             for profile in speed_profiles.PROFILES if options.profiles else ():
                 per_second = profile.later_per_second or profile.per_second  # a part that slows itself down, as it is after that
                 module.set(f"{1000 / per_second:.3f}")
-                profiles.append({"part": profile.name} | asyncio.run(measure(lab, 1000 / per_second, PROFILE_IN_FLIGHT)))
+                found = asyncio.run(measure(lab, 1000 / per_second, PROFILE_IN_FLIGHT, options.slow_seconds))
+                profiles.append({"part": profile.name} | found)
     finally:
         shutil.rmtree(place)
     return {"load": load, "lag": lag, "profiles": profiles}
 
 
-async def measure(lab: dict[str, Any], sign_ms: float, in_flight: int) -> dict[str, Any]:
+async def measure(lab: dict[str, Any], sign_ms: float, in_flight: int, seconds: float) -> dict[str, Any]:
     """One run of fixed work; the connections between the boxes are there before it."""
     host, request = lab["boxes"][0]["address"], boxes.post(lab, BODY)
-    rounds = max(ROUNDS_MIN, min(ROUNDS_MAX, round(SECONDS * 1000 / (SIGNATURES_ON_THE_WAY * sign_ms))))
+    rounds = max(ROUNDS_MIN, min(round(ROUNDS_PER_S_MAX * seconds), round(seconds * 1000 / (SIGNATURES_ON_THE_WAY * sign_ms))))
     async with Connections(host, 8080, None, in_flight) as connections:
         for _ in range(WARM_UP_MAX):
             shaken = await asyncio.to_thread(signatures, lab["boxes"][0])

@@ -95,7 +95,7 @@ def test_a_large_crowd_is_divided_and_a_small_one_is_not() -> None:
     for message in range(256):
         batcher.handle(queued(message))
     # the first one alone; then so much of the 255 and of what was signed lately, which is the same crowd, a part of it elsewhere
-    assert [signed_next(batcher, 0.0) for _ in range(4)] == [92, 92, 71, 0]
+    assert [signed_next(batcher, 0.0) for _ in range(4)] == [102, 102, 51, 0]
 
     for message in range(65):
         batcher.handle(queued(1000 + message))
@@ -119,10 +119,10 @@ def test_a_crowd_that_comes_back_together_is_spread_over_all_signatures(away: in
         sizes.append(at_token)
     evenly = 256 / (away + 2)
     assert min(sizes[-12:]) > 0.6 * evenly
-    assert max(sizes[-12:]) < 1.2 * evenly
+    assert max(sizes[-12:]) < 1.4 * evenly
 
 
-def test_a_token_that_finds_few_of_a_crowd_waits_a_tenth_of_a_signature_for_the_others() -> None:
+def test_a_token_that_finds_few_of_a_crowd_waits_a_fifth_of_a_signature_for_the_others() -> None:
     batcher = SealBatcher()
     for message in range(30):
         batcher.handle(queued(message))
@@ -132,7 +132,7 @@ def test_a_token_that_finds_few_of_a_crowd_waits_a_tenth_of_a_signature_for_the_
 
     wake = batcher.handle(Signed(b"f", b"c", 0.2))[0]
     assert isinstance(wake, WakeAt)
-    assert wake.at_s == pytest.approx(0.21)
+    assert wake.at_s == pytest.approx(0.22)
     assert batcher.handle(queued(35, at_s=0.205)) == []
     assert [effect.messages for effect in batcher.handle(Woke(wake.at_s)) if isinstance(effect, SignRoot)] == [6]
 
@@ -159,9 +159,9 @@ def test_it_does_not_wait_once_enough_are_there_nor_for_a_crowd_that_is_long_gon
         return batcher
 
     enough = after_a_crowd(0.1)
-    effects = [effect for message in range(12) for effect in enough.handle(queued(message, at_s=0.11))]
-    assert [effect.messages for effect in effects if isinstance(effect, SignRoot)] == [12]
-    for late in (after_a_crowd(0.1).handle(queued(1, at_s=0.21)), after_a_crowd(0.005).handle(queued(1, at_s=0.006))):
+    effects = [effect for message in range(14) for effect in enough.handle(queued(message, at_s=0.11))]
+    assert [effect.messages for effect in effects if isinstance(effect, SignRoot)] == [14]
+    for late in (after_a_crowd(0.1).handle(queued(1, at_s=0.21)), after_a_crowd(0.019).handle(queued(1, at_s=0.02))):
         assert late == [SignRoot(SIGNED_MESSAGE, sha512(b"m1"), 1)]
 
 
