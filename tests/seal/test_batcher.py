@@ -122,47 +122,48 @@ def test_a_crowd_that_comes_back_together_is_spread_over_all_signatures(away: in
     assert max(sizes[-12:]) < 1.4 * evenly
 
 
-def test_a_token_that_finds_few_of_a_crowd_waits_a_fifth_of_a_signature_for_the_others() -> None:
-    batcher = SealBatcher()
-    for message in range(30):
-        batcher.handle(queued(message))
-    assert signed_next(batcher, 0.1) == 29
-    for message in range(30, 35):
-        assert batcher.handle(queued(message, at_s=0.15)) == []
-
-    wake = batcher.handle(Signed(b"f", b"c", 0.2))[0]
-    assert isinstance(wake, WakeAt)
-    assert wake.at_s == pytest.approx(0.22)
-    assert batcher.handle(queued(35, at_s=0.205)) == []
-    assert [effect.messages for effect in batcher.handle(Woke(wake.at_s)) if isinstance(effect, SignRoot)] == [6]
-
-
-def test_it_waits_for_no_more_than_a_tenth_of_a_second_however_slow_the_token_is() -> None:
-    batcher = SealBatcher()
-    for message in range(31):
+def after_a_crowd(messages: int, signature_s: float) -> SealBatcher:
+    """The token is free; it signed for one, and then for all others, who are on their way."""
+    batcher = SealBatcher(BatchLimits(whole_max=256))
+    for message in range(messages):
         batcher.handle(queued(message, deadline_s=60.0))
-    signed_next(batcher, 0.0)
-    batcher.handle(queued(31, at_s=1.0, deadline_s=60.0))
+    assert signed_next(batcher, 0.0) == messages - 1
+    assert signed_next(batcher, signature_s) == 0
+    return batcher
 
-    wake = batcher.handle(Signed(b"f", b"c", 5.0))[0]
+
+def test_a_token_that_finds_few_of_a_crowd_waits_a_fifth_of_a_signature_for_the_others() -> None:
+    batcher = after_a_crowd(200, 0.1)
+
+    (wake,) = batcher.handle(queued(200, at_s=0.12, deadline_s=60.0))
     assert isinstance(wake, WakeAt)
-    assert wake.at_s == pytest.approx(5.1)
+    assert wake.at_s == pytest.approx(0.14)
+    assert batcher.handle(queued(201, at_s=0.13, deadline_s=60.0)) == []
+    (root,) = batcher.handle(Woke(wake.at_s))
+    assert isinstance(root, SignRoot)
+    assert root.messages == 2
 
 
-def test_it_does_not_wait_once_enough_are_there_nor_for_a_crowd_that_is_long_gone_nor_where_signatures_are_fast() -> None:
-    def after_a_crowd(signature_s: float) -> SealBatcher:
-        batcher = SealBatcher()
-        for message in range(31):
-            batcher.handle(queued(message))
-        signed_next(batcher, 0.0)
-        assert signed_next(batcher, signature_s) == 0
-        return batcher
+def test_it_waits_for_no_more_than_a_tenth_of_a_second_however_slow_it_is() -> None:
+    (wake,) = after_a_crowd(200, 5.0).handle(queued(200, at_s=5.5, deadline_s=60.0))
+    assert isinstance(wake, WakeAt)
+    assert wake.at_s == pytest.approx(5.6)
 
-    enough = after_a_crowd(0.1)
-    effects = [effect for message in range(14) for effect in enough.handle(queued(message, at_s=0.11))]
-    assert [effect.messages for effect in effects if isinstance(effect, SignRoot)] == [14]
-    for late in (after_a_crowd(0.1).handle(queued(1, at_s=0.21)), after_a_crowd(0.019).handle(queued(1, at_s=0.02))):
-        assert late == [SignRoot(SIGNED_MESSAGE, sha512(b"m1"), 1)]
+
+def test_it_goes_on_as_soon_as_enough_are_there() -> None:
+    batcher = after_a_crowd(200, 0.1)
+    effects = [effect for message in range(200, 286) for effect in batcher.handle(queued(message, at_s=0.11, deadline_s=60.0))]
+    assert [effect.messages for effect in effects if isinstance(effect, SignRoot)] == [86]
+
+
+@pytest.mark.parametrize(
+    ("messages", "signature_s", "at_s"),
+    [(200, 0.1, 0.21), (200, 0.019, 0.02), (126, 0.1, 0.11)],
+    ids=["a crowd that is long gone", "a fast token", "no crowd"],
+)
+def test_otherwise_it_does_not_wait(messages: int, signature_s: float, at_s: float) -> None:
+    batcher = after_a_crowd(messages, signature_s)
+    assert batcher.handle(queued(200, at_s=at_s)) == [SignRoot(SIGNED_MESSAGE, sha512(b"m200"), 1)]
 
 
 def test_what_does_not_fit_into_the_queue_is_refused_at_once() -> None:
