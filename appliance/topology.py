@@ -107,6 +107,7 @@ PROCESSES: tuple[Process, ...] = (
             "archive_groups": ("archivist",),
             "list_archivable": ("archivist",),
             "read_archivable": ("archivist",),
+            "archive_unreadable": ("archivist",),
             "confirm_archive": ("archivist",),
             "list_terms": (CONSOLE,),
             "change_term": (CONSOLE,),

@@ -5,6 +5,8 @@ Pure. Sheet 4.9 and 7.6: a ZIP (stored) of ASiC-E containers, last of it `linkin
     line 1   `<last digest of the archive before, or -> <its file name, or -> SHA-512`
     line i   `<digest i> <container's file name>`
 
+A line `<digest i> missing-<record>.json` (ours alone) is a note on what this archive should have and could not be read.
+
 digest i = hex(SHA-512(digest i-1 as text, hex(SHA-512(container)) as text)); digest 0 is the archive's before, or empty. Each group has a
 chain of its own. What is encrypted goes around the ZIP: `.zip.age` (X-Road: `.zip.gpg`); the next archive names the file as it was handed
 over.
@@ -57,6 +59,11 @@ class Link:
 def container_name(query_id: str, direction: str, sequence: int) -> str:
     """`<id, percent-encoded and cut>-<request|response>-<record number in base 32>.asice` (sheet 4.9)."""
     return f"{quote(query_id, safe='')[:QUERY_CHARACTERS_MAX]}-{direction}-{base32(sequence)}.asice"
+
+
+def missing_name(sequence: int) -> str:
+    """Of the note that stands for a message, or a body, that could not be read. Not in X-Road's layout; linked like a container."""
+    return f"missing-{base32(sequence)}.json"
 
 
 def base32(number: int) -> str:
@@ -135,6 +142,10 @@ class ArchiveWriter:
             write(cast(BinaryIO, hashed))
         self.bytes += hashed.bytes
         self.linking.add(name, hashed.digest())
+
+    def abandon(self) -> None:
+        """Instead of `close`: nothing more is written, also not when this is collected."""
+        self._zip.fp = None
 
     def close(self, at_us: int) -> Link:
         """The chain's new end, still without the file's name."""

@@ -1,7 +1,7 @@
 """What archivist and console say to the recorder about archives and terms.
 
-Pure. Operations of the archivist: `archive_groups`, `list_archivable`, `read_archivable`, `confirm_archive`; of the console: `list_terms`,
-`change_term`, `erase_due`.
+Pure. Operations of the archivist: `archive_groups`, `list_archivable`, `read_archivable`, `archive_unreadable`, `confirm_archive`; of the
+console: `list_terms`, `change_term`, `erase_due`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,14 @@ class ListArchivable(msgspec.Struct, array_like=True):
     bytes_max: int
 
 
+class MissingRecord(msgspec.Struct, array_like=True):
+    """What an archive must say that it lacks. `body`: its body alone."""
+
+    sequence: int
+    at_us: int
+    body: bool
+
+
 class Archivable(msgspec.Struct, array_like=True):
     """Stamped messages in order, and the last record that an archive of them covers (unconfirmed messages are covered, but in none)."""
 
@@ -28,10 +36,15 @@ class Archivable(msgspec.Struct, array_like=True):
     digest: str = ""
     """Of the group's newest archive that was confirmed, as the log says: the next one follows it. Empty: there is none."""
     file: str = ""
+    missing: list[MissingRecord] = []
+    """Of what this archive covers, as the audit log says."""
 
 
 class ReadArchivable(msgspec.Struct, array_like=True):
-    """`read_archivable`: one record whole, as `read_record` gives it."""
+    """`read_archivable`: one record whole, as `read_record` gives it; without a body that cannot be read, where the audit log says so.
+
+    `archive_unreadable`: of this one no container can be made. True: the audit log says now what is missing, and archives go on.
+    """
 
     sequence: int
 

@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -25,19 +26,23 @@ from typing import Any, BinaryIO, Protocol, cast
 import msgspec
 
 from appliance import durable
-from appliance.clock import Clock
-from appliance.errors import UNREADABLE, CorruptStateError, UnavailableError
+from appliance.clock import Clock, iso
+from appliance.errors import UNREADABLE, CorruptStateError, UnavailableError, XacbeError
 from appliance.journal import event
-from appliance.messagelog.archive import ENCRYPTED, ArchiveWriter, Hashed, Link, archive_name, container_name
-from appliance.messagelog.archive_wire import Archivable, ConfirmArchive, ListArchivable, MadeArchive, ReadArchivable
+from appliance.messagelog.archive import ENCRYPTED, ArchiveWriter, Hashed, Link, archive_name, container_name, missing_name
+from appliance.messagelog.archive_wire import Archivable, ConfirmArchive, ListArchivable, MadeArchive, MissingRecord, ReadArchivable
 from appliance.messagelog.cargo import CargoCounter
-from appliance.messagelog.wire import RecordContent
+from appliance.messagelog.wire import RecordContent, RecordSummary
 
 OUTBOX, STATE = "outbox", "state.json"
 KEPT_MAX = 1000
 """Archives that `archive list` shows; the audit log has them all."""
 RECORDS_MAX = 5000
 READ_S_MAX = 60.0
+JUDGED_S_MAX = 300.0
+"""A body of a GiB is read whole on a slow disk."""
+PASSING = ("process.away", "log.key_absent", "log.index_unavailable", "frame.malformed")
+"""Says nothing about the message that was asked for."""
 _COPY_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -58,6 +63,16 @@ class ArchiveStateError(CorruptStateError):
     """The list of archives is damaged. It may be removed: the chain goes on from what the log says."""
 
     kind = "archive.state_corrupt"
+
+
+class UnreadableMessageError(UnavailableError):
+    """Of this message no container can be made: it, or its body, cannot be read, or is not what was logged."""
+
+    kind = "archive.unreadable"
+
+    def __init__(self, sequence: int, why: XacbeError) -> None:
+        super().__init__(f"record {sequence}: {why.kind}: {why}")
+        self.sequence = sequence
 
 
 class Recorder(Protocol):
@@ -115,13 +130,22 @@ class Archiving:
             raise ArchiveStateError(f"{root / STATE}: {error}") from None
 
     async def run_once(self) -> list[MadeArchive]:
-        """Everything final is archived, handed over and confirmed. Raises TargetAwayError, NotCarriedYetError, NoRoomError, log.*."""
+        """Everything final is archived, handed over and confirmed. Raises TargetAwayError, NotCarriedYetError, NoRoomError, log.*.
+
+        A message that cannot be read holds up its own group alone, until the recorder has said that it is missing.
+        """
         done = []
         for manifest in sorted(self._outbox.glob(f"*{ENCRYPTED}.json")):
             done.append(await self._hand_over(msgspec.json.decode(manifest.read_bytes(), type=MadeArchive)))
+        unreadable: UnreadableMessageError | None = None
         for group in await self._groups():
-            while (made := await self._make(group)) is not None:
-                done.append(await self._hand_over(made))
+            try:
+                while (made := await self._make(group)) is not None:
+                    done.append(await self._hand_over(made))
+            except UnreadableMessageError as error:
+                unreadable = error
+        if unreadable is not None:
+            raise unreadable
         return done
 
     async def _groups(self) -> list[str]:
@@ -137,15 +161,23 @@ class Archiving:
     # -- making
 
     async def _make(self, group: str) -> MadeArchive | None:
-        """The group's next archive, in the outbox; None where there is nothing to archive."""
-        found: Archivable = await self._recorder.call("list_archivable", ListArchivable(group, RECORDS_MAX, self._bytes_max), Archivable)
-        if not found.records:
-            return None
-        free = os.statvfs(self._outbox)
-        if free.f_bavail * free.f_frsize < 4 * self._bytes_max + sum(one.bytes for one in found.records):
-            raise NoRoomError("no room for an archive beside the log")
-        loop, before = asyncio.get_running_loop(), Link(found.digest, found.file)
-        made = await loop.run_in_executor(None, self._written, loop, group, before, found)
+        """The group's next archive, in the outbox; None where there is nothing to archive. Raises UnreadableMessageError."""
+        made = None
+        while made is None:
+            asked = ListArchivable(group, RECORDS_MAX, self._bytes_max)
+            found: Archivable = await self._recorder.call("list_archivable", asked, Archivable)
+            if not found.records:
+                return None
+            free = os.statvfs(self._outbox)
+            if free.f_bavail * free.f_frsize < 4 * self._bytes_max + sum(one.bytes for one in found.records):
+                raise NoRoomError("no room for an archive beside the log")
+            loop, before = asyncio.get_running_loop(), Link(found.digest, found.file)
+            try:
+                made = await loop.run_in_executor(None, self._written, loop, group, before, found)
+            except UnreadableMessageError as error:
+                named = await self._recorder.call("archive_unreadable", ReadArchivable(error.sequence), bool, JUDGED_S_MAX)
+                if not named:  # each time that it is, there is one message less to fail at
+                    raise
         event(self._log, logging.INFO, "archive.made", group=group, file=made.file, records=len(made.records))
         return made
 
@@ -198,15 +230,35 @@ class Archiving:
         from appliance.messagelog import containers  # XML and X.509: six megabytes, for a box that has archives to make
 
         writer = ArchiveWriter(pipe, before)
-        for record in found.records:
-            asked = self._recorder.call_for_descriptor("read_archivable", ReadArchivable(record.sequence), RecordContent, READ_S_MAX)
+        try:
+            for record in found.records:
+                self._feed_one(writer, loop, record, containers.write_to)
+            for one in found.missing:
+                writer.add(missing_name(one.sequence), one.at_us, lambda output, one=one: output.write(_note(one)))  # type: ignore[misc]
+            return writer.close(found.records[-1].at_us)
+        except BaseException:
+            writer.abandon()
+            raise
+
+    def _feed_one(
+        self,
+        writer: ArchiveWriter,
+        loop: asyncio.AbstractEventLoop,
+        record: RecordSummary,
+        write: Callable[[BinaryIO, RecordContent, int], None],
+    ) -> None:
+        asked = self._recorder.call_for_descriptor("read_archivable", ReadArchivable(record.sequence), RecordContent, READ_S_MAX)
+        try:
             content, descriptor = asyncio.run_coroutine_threadsafe(asked, loop).result(READ_S_MAX + 5)
             try:
                 name = container_name(record.query_id, record.direction, record.sequence)
-                writer.add(name, record.at_us, lambda output, c=content, d=descriptor: containers.write_to(output, c, d))  # type: ignore[misc]
+                writer.add(name, record.at_us, lambda output: write(output, content, descriptor))
             finally:
                 os.close(descriptor)
-        return writer.close(found.records[-1].at_us)
+        except XacbeError as error:
+            if error.kind in PASSING:
+                raise
+            raise UnreadableMessageError(record.sequence, error) from error
 
     # -- handing over
 
@@ -261,6 +313,12 @@ class DirectoryTarget:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _note(one: MissingRecord) -> bytes:
+    """What stands in an archive for what it lacks; the log's `archive.missing` says why."""
+    told = {"record": one.sequence, "at": iso(one.at_us), "missing": "body" if one.body else "message"}
+    return msgspec.json.encode(told) + b"\n"
 
 
 def _manifest(file: Path) -> Path:

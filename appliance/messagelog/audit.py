@@ -24,6 +24,10 @@ KEY_USED = "key.used"
 """The signer's count of a key's uses."""
 ROLLED_BACK = "log.rolled_back"
 """The TPM has counted further than the log's checkpoints tell: its end is missing."""
+DAMAGED = "log.damaged"
+"""A part of the log cannot be read, or is not what was written; the log goes on without it (`damage`)."""
+MISSING = "archive.missing"
+"""A message, or its body, that no archive can have because it cannot be read (`missing`)."""
 
 
 class AuditMalformedError(PeerProtocolError):

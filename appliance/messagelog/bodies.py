@@ -20,7 +20,8 @@ from appliance.errors import RefusedError
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.group_commit import LogBusyError
 from appliance.messagelog.groups import LogFullError
-from appliance.messagelog.store import BODIES, WriteFailedError
+from appliance.messagelog.segments import BODIES
+from appliance.messagelog.store import WriteFailedError
 from appliance.messagelog.stream import KEY_BYTES, sealed_bytes
 
 OPEN_MAX = 1024

@@ -19,7 +19,7 @@ import msgspec
 from appliance.errors import UNREADABLE
 from appliance.messagelog.custody import PENDING
 from appliance.messagelog.record import MessageEntry
-from appliance.messagelog.store import BODIES, body_path
+from appliance.messagelog.segments import BODIES, body_path
 from appliance.messagelog.stream import sealed_bytes
 
 READ_BYTES = 1 << 20

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from appliance.messagelog import stream
+from appliance.messagelog.segments import BodyUnreadableError
 from appliance.messagelog.stream import BodyCipher
 from appliance.messagelog.wire import RecordContent
 from appliance.seal.container import Contents, stream_container, write_container
@@ -34,13 +35,16 @@ def write_to(output: BinaryIO, content: RecordContent, descriptor: int) -> None:
 
 
 def opened(content: RecordContent, descriptor: int, start: int, size: int) -> Iterator[bytes]:
-    """Bytes `start` to `start + size` of a body in a file, in pieces of a MiB at most. Raises BodySealBrokenError."""
+    """Bytes `start` to `start + size` of a body in a file, in pieces of a MiB at most. Raises BodySealBrokenError, BodyUnreadableError."""
     if content.body_key is None:
         raise RuntimeError("a body in a file without its key")
     cipher, at, end = BodyCipher(content.body_key), start, start + size
     while at < end:
         first = at // stream.CHUNK_BYTES
-        sealed = os.pread(descriptor, _PIECE_CHUNKS * stream.SEALED_CHUNK_BYTES, first * stream.SEALED_CHUNK_BYTES)
+        try:
+            sealed = os.pread(descriptor, _PIECE_CHUNKS * stream.SEALED_CHUNK_BYTES, first * stream.SEALED_CHUNK_BYTES)
+        except OSError as error:
+            raise BodyUnreadableError(f"the body's file: {error.strerror}") from None
         skipped = at - first * stream.CHUNK_BYTES
         piece = cipher.open(sealed, first, size=content.body_bytes)[skipped : skipped + end - at]
         if not piece:

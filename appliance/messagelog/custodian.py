@@ -34,10 +34,11 @@ from appliance.messagelog.archive_wire import (
     ConfirmArchive,
     Erased,
     ListArchivable,
+    MissingRecord,
     ReadArchivable,
     SubsystemTerm,
 )
-from appliance.messagelog.custody import CONFIRMED, CUT, PENDING, Due
+from appliance.messagelog.custody import BODILESS, CONFIRMED, CUT, PENDING, Due
 from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.group_commit import GroupCommit
@@ -47,6 +48,7 @@ from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.readers import Accounts
 from appliance.messagelog.reading import descriptor_for
 from appliance.messagelog.record import MESSAGE, SIGNATURE, AuditEntry, BrokenLinkError, Record
+from appliance.messagelog.segments import SegmentUnreadableError
 from appliance.messagelog.store import Store
 from appliance.messagelog.terms import Term, Terms
 from appliance.messagelog.wire import RecordContent, RecordSummary
@@ -73,7 +75,7 @@ class Reads(Protocol):
 
     async def named(self, row: Row) -> RecordSummary: ...
 
-    async def content(self, sequence: int) -> tuple[RecordContent, int | None]: ...
+    async def content(self, sequence: int, *, with_body: bool = True) -> tuple[RecordContent, int | None]: ...
 
 
 class Custodian:
@@ -100,6 +102,8 @@ class Custodian:
         self._accounts, self._reached_us, self._log, self._disk = accounts, reached_us, log, OsDisk(root)
         self.terms = Terms(root)
         self._erasing = asyncio.Lock()
+        self._damaged: set[int] = set()
+        """Segments of which the audit log says since this start that they stay as they are."""
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -134,7 +138,7 @@ class Custodian:
         wanted = msgspec.msgpack.decode(payload, type=ListArchivable)
         limit = max(1, min(wanted.limit, RECORDS_MAX))
 
-        def question(index: Index) -> tuple[list[Row], int, tuple[str, str]]:
+        def question(index: Index) -> tuple[list[Row], int, tuple[str, str], list[MissingRecord]]:
             found, covered = index.custody.archivable(wanted.group, 0, limit)
             before = index.custody.chain_end(wanted.group)
             rows: list[Row] = []
@@ -142,19 +146,22 @@ class Custodian:
             for at, sequence in enumerate(found):
                 row = index.summary(sequence)
                 if row is None or (rows and size + row.summary.bytes > wanted.bytes_max):
-                    return rows, found[at - 1], before
+                    covered = found[at - 1]
+                    break
                 rows.append(row)
                 size += row.summary.bytes
-            return rows, covered, before
+            return rows, covered, before, [MissingRecord(*each) for each in index.custody.missing(wanted.group, covered)]
 
-        rows, last, before = await self._follower.ask(question, whole=True)
+        rows, last, before, missing = await self._follower.ask(question, whole=True)
         if rows:
             facts = {"group": wanted.group, "first": str(rows[0].summary.sequence), "last": str(last), "records": str(len(rows))}
             await self._commit.append(Draft(AuditEntry("archive.begun", caller, facts), audit=True))
-        return Archivable([await self._reads.named(row) for row in rows], last, *before)
+        return Archivable([await self._reads.named(row) for row in rows], last, *before, missing)
 
     async def read_archivable(self, caller: str, payload: bytes) -> Reply:
-        content, descriptor = await self._reads.content(msgspec.msgpack.decode(payload, type=ReadArchivable).sequence)
+        sequence = msgspec.msgpack.decode(payload, type=ReadArchivable).sequence
+        final = await self._follower.ask(lambda index: index.custody.final(sequence))
+        content, descriptor = await self._reads.content(sequence, with_body=final != BODILESS)
         return Reply(content, descriptor_for(descriptor))
 
     async def confirm_archive(self, caller: str, payload: bytes) -> None:
@@ -251,7 +258,10 @@ class Custodian:
         """Nothing is erased in a damaged segment: it may be all that is left of its records. The others' turns come nevertheless."""
         try:
             await self._follower.ask(lambda _: cutting.check_whole(self._disk, first, self._store.last_of(first)))
-        except BrokenLinkError as error:
+        except (BrokenLinkError, SegmentUnreadableError) as error:
+            if first in self._damaged:
+                return False
+            self._damaged.add(first)
             event(self._log, logging.ERROR, DAMAGED, segment=first, kind=error.kind, reason=str(error))
             facts = {"segment": str(first), "reason": audit.cut(str(error))}
             await self._commit.append(Draft(AuditEntry(DAMAGED, "recorder", facts), audit=True))
@@ -274,7 +284,7 @@ class Custodian:
         try:
             if first in self._store.closed:  # else this is a log that was put back; what is written to must never be replaced
                 self.finish(index, first, erasable)
-        except BrokenLinkError as error:  # damaged since: it stays as it is, and `xacbe log audit` names the record
+        except (BrokenLinkError, SegmentUnreadableError) as error:  # damaged since: it stays as it is; `xacbe log audit` names the record
             event(self._log, logging.ERROR, DAMAGED, segment=first, kind=error.kind, reason=str(error))
         self._done()
 

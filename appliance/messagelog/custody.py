@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from appliance.messagelog.audit import MISSING as MISSED
 from appliance.messagelog.record import AuditEntry, MessageEntry
 
 TABLES = """
@@ -26,10 +27,13 @@ CREATE INDEX IF NOT EXISTS custody_signature ON custody (signature);
 logged or, if that was later, stamped: a clock that was behind makes no message older. `chain`: each group's newest archive."""
 
 CONFIRMED, CUT = "archive.confirmed", "retention.cut"
-"""Audit events. CONFIRMED: `group`, `last`; CUT: `subsystem`, `first`, `last`, `before_us`: what was logged earlier was cut."""
+"""Audit events, beside `audit.MISSING`. CONFIRMED: `group`, `last`; CUT: `subsystem`, `first`, `last`, `before_us`: what was logged earlier
+was cut."""
 PENDING = "retention.json"
 """Names the segment whose contents are being erased (`custodian`)."""
-OPEN, STAMPED, UNCONFIRMED = 0, 1, 2
+OPEN, STAMPED, UNCONFIRMED, MISSING, BODILESS = 0, 1, 2, 3, 4
+"""The last two by the audit record of `missing`: it cannot be read, or its body cannot. Archives go on without; what is left of it is in no
+archive whole, so it is never erased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,10 @@ class Custody:
                 insert = "INSERT INTO archived VALUES (?,?) ON CONFLICT DO UPDATE SET through = max(through, ?)"
                 self._connection.execute(insert, (number, last, last))
             self._connection.execute("INSERT OR REPLACE INTO chain VALUES (?,?,?)", (facts["group"], facts["digest"], facts["file"]))
+        elif entry.caller == "recorder" and entry.event == MISSED:
+            final = BODILESS if facts["missing"] == "body" else MISSING
+            update = "UPDATE custody SET final = ? WHERE sequence = ? AND final IN (?, ?)"
+            self._connection.execute(update, (final, int(facts["record"]), STAMPED, BODILESS))
         elif entry.caller == "recorder" and entry.event == CUT:
             cut = (int(facts["first"]), int(facts["last"]), int(facts["before_us"]))
             for number, text in self._groups(facts["subsystem"]):
@@ -109,9 +117,35 @@ class Custody:
             if final == OPEN or len(found) >= limit or (until is not None and sequence > until):
                 break
             covered = sequence
-            if final == STAMPED and sequence > groups[number]:
+            if final in (STAMPED, BODILESS) and sequence > groups[number]:
                 found.append(sequence)
         return found, covered
+
+    def missing(self, group: str, last: int) -> list[tuple[int, int, bool]]:
+        """(message, when it was logged, whether its body alone cannot be read) of what no archive had so far, up to record `last`."""
+        rows = [
+            (sequence, at_us, final == BODILESS)
+            for number, through in self._through(group)
+            for sequence, at_us, final in self._connection.execute(
+                "SELECT sequence, at_us, final FROM custody WHERE grp = ? AND sequence > ? AND sequence <= ? AND final IN (3, 4)",
+                (number, through, last),
+            )
+        ]
+        return sorted(rows)
+
+    def next_unarchived(self, after: int) -> int | None:
+        """The next stamped message that is in no archive, of whatever subsystem."""
+        found = self._connection.execute(
+            "SELECT c.sequence FROM custody c LEFT JOIN archived a ON a.grp = c.grp"
+            " WHERE c.sequence > ? AND c.final = 1 AND c.sequence > coalesce(a.through, 0) ORDER BY c.sequence LIMIT 1",
+            (after,),
+        ).fetchone()
+        return None if found is None else int(found[0])
+
+    def final(self, sequence: int) -> int | None:
+        """What is known of a message whose content is here; None of any other."""
+        found = self._connection.execute("SELECT final FROM custody WHERE sequence = ?", (sequence,)).fetchone()
+        return None if found is None else int(found[0])
 
     def chain_end(self, group: str) -> tuple[str, str]:
         """(last digest, file) of the group's newest archive; both empty: none was confirmed."""

@@ -10,7 +10,8 @@ from appliance.messagelog import record
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.groups import LogFullError
 from appliance.messagelog.record import SEGMENT_HEAD, BrokenLinkError, Buffer, Record
-from appliance.messagelog.store import BODIES, SEGMENTS, WriteFailedError, body_path, segment_path
+from appliance.messagelog.segments import BODIES, SEGMENTS, SegmentUnreadableError, body_path, segment_path
+from appliance.messagelog.store import WriteFailedError
 
 WRITE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,11 +29,15 @@ class Anew:
 
 
 def check_whole(disk: Disk, first: int, last: int) -> Buffer:
-    """The segment's bytes, when they are its records `first` to `last`, linked, and nothing else. Raises BrokenLinkError.
+    """The segment's bytes, when they are its records `first` to `last`, linked, and nothing else.
 
+    Raises BrokenLinkError, SegmentUnreadableError.
     What is written anew replaces what was there: a record that a damaged one hides would be gone for ever.
     """
-    data = disk.view(segment_path(first))
+    try:
+        data = disk.view(segment_path(first))
+    except OSError as error:
+        raise SegmentUnreadableError(first, str(error.strerror)) from None
     mark = record.mark_of(data)
     expected, offset, link = first, SEGMENT_HEAD.size, b""
     for found in () if mark is None else record.records(data, mark):
@@ -45,7 +50,10 @@ def check_whole(disk: Disk, first: int, last: int) -> Buffer:
 
 
 def write_anew(disk: Disk, first: int, last: int, mark: int, keeps: Callable[[Record], bool]) -> Anew:
-    """Durable when it returns, still without its name. Raises BrokenLinkError, LogFullError, OSError, SyncFailedError."""
+    """Durable when it returns, still without its name.
+
+    Raises BrokenLinkError, SegmentUnreadableError, LogFullError, OSError, SyncFailedError.
+    """
     anew = Anew(first, f"{SEGMENTS}/{first:020d}.new")
     data = check_whole(disk, first, last)
     disk.remove(anew.path)

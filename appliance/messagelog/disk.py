@@ -18,7 +18,7 @@ from appliance import durable
 from appliance.errors import UnavailableError
 from appliance.messagelog.record import Buffer
 
-READ_BYTES = 1 << 20
+READ_BYTES, PAGE_BYTES = 1 << 20, 4096
 
 
 class LogLockedError(UnavailableError):
@@ -70,8 +70,12 @@ class Disk(Protocol):
 
     def close(self, handle: int) -> None: ...
 
-    def view(self, path: str) -> Buffer:
-        """The whole file for reading; memory is the page cache's."""
+    def view(self, path: str, begin: int = 0) -> Buffer:
+        """The whole file for reading; memory is the page cache's.
+
+        Head and whatever lies from `begin` on are read once before, so that what the disk fails at raises OSError: in a map it is a signal
+        that ends the process. Nothing before `begin` may be looked at.
+        """
         ...
 
     def read(self, path: str, offset: int, size: int) -> bytes: ...
@@ -172,10 +176,18 @@ class OsDisk:
         if (name := self._named.pop(handle, None)) is not None:
             self.remove(name)
 
-    def view(self, path: str) -> Buffer:
-        with open(self._root / path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
+    def view(self, path: str, begin: int = 0) -> Buffer:
+        with open(self._root / path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
                 return b""
+            piece = bytearray(READ_BYTES)
+            try:
+                os.preadv(file.fileno(), [memoryview(piece)[:PAGE_BYTES]], 0)
+                for at in range(begin, size, READ_BYTES):
+                    os.preadv(file.fileno(), [piece], at)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from None
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read(self, path: str, offset: int, size: int) -> bytes:

@@ -20,6 +20,7 @@ from appliance.messagelog.groups import Group, Written
 from appliance.messagelog.index import Index
 from appliance.messagelog.log_tree import LogTree
 from appliance.messagelog.record import Position
+from appliance.messagelog.segments import SegmentUnreadableError
 from appliance.messagelog.store import Store
 
 FLUSH_S = 0.5
@@ -104,6 +105,9 @@ class IndexFollower:
             try:
                 self._apply(rows, position, behind or self._lacking)
                 self._lacking = False
+            except SegmentUnreadableError as error:
+                event(self._log, logging.WARNING, "log.index_behind", reason=str(error))
+                self._lacking = True
             except sqlite3.Error as error:
                 # A full disk, or a damaged file: the next question or the next turn tries again from the segments.
                 event(self._log, logging.WARNING, "log.index_behind", reason=str(error))
@@ -121,8 +125,8 @@ class IndexFollower:
                 self._tree.catch_up(self._store)
             else:
                 self._tree.follow(rows, self._store)
-        except OSError as error:
-            event(self._log, logging.WARNING, "log.tree_behind", reason=str(error.strerror))
+        except (OSError, SegmentUnreadableError) as error:
+            event(self._log, logging.WARNING, "log.tree_behind", reason=str(error))
 
     def _apply(self, rows: list[Written], position: Position, behind: bool) -> None:
         done = self._index.position().sequence

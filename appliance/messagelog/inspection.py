@@ -39,7 +39,7 @@ from appliance.messagelog.record import (
     StampEntry,
 )
 from appliance.messagelog.recovery import ChainCheck
-from appliance.messagelog.store import SEGMENTS, segment_path
+from appliance.messagelog.segments import SEGMENTS, segment_path
 from appliance.messagelog.tiles import TileFiles, TileMissingError
 from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
 from appliance.trust.global_configuration import ApprovedTsa

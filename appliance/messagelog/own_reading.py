@@ -19,7 +19,7 @@ from appliance.messagelog.readers import Readers
 from appliance.messagelog.reading_service import ReadingService
 from appliance.messagelog.record import group_of
 from appliance.messagelog.sealing import QUERY
-from appliance.messagelog.store import UnknownRecordError
+from appliance.messagelog.segments import UnknownRecordError
 from appliance.messagelog.wire import OWN_MAX, WAIT_S_MAX, FindOwn, ReadOwn, RecordSummary
 from appliance.net.local_server import Handler, Reply
 

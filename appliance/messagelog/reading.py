@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +13,8 @@ from appliance.messagelog import record
 from appliance.messagelog.index import Index, Row
 from appliance.messagelog.record import AuditEntry, CheckpointEntry, Entry, MessageEntry, SignatureEntry, StampEntry
 from appliance.messagelog.sealing import Epoch, GroupKey, open_message
-from appliance.messagelog.store import Store, UnknownRecordError
+from appliance.messagelog.segments import SegmentUnreadableError, UnknownRecordError
+from appliance.messagelog.store import Store
 from appliance.messagelog.wire import AuditRecord, RecordContent, RecordSummary, Seal
 from appliance.seal.hash_chain import SIGNATURES, STAMP_CHAIN, Batch
 
@@ -62,8 +64,11 @@ class Reader:
     def __init__(self, store: Store, index: Index) -> None:
         self._store, self._index = store, index
 
-    def sealed(self, sequence: int) -> Sealed:
-        """The record as it lies there; a body in a file comes as a descriptor. Raises UnknownRecordError, CorruptStateError leaves."""
+    def sealed(self, sequence: int, *, with_body: bool = True) -> Sealed:
+        """The record as it lies there; a body in a file comes as a descriptor.
+
+        Raises UnknownRecordError, SegmentUnreadableError, BodyUnreadableError, CorruptStateError leaves.
+        """
         place, row = self._index.place(sequence), self._index.summary(sequence)
         if place is None or row is None:
             raise UnknownRecordError(f"there is no message {sequence}")
@@ -74,7 +79,7 @@ class Reader:
             stamp, _ = self._entry(place.stamp, place.stamp_offset, StampEntry)
             token, chain_result = stamp.token, stamp.chain_result
             chain = self._stamp_chain(stamp, signature) if chain_result is not None else None
-        descriptor = self._store.open_body(sequence) if message.body_file else None
+        descriptor = self._store.open_body(sequence) if message.body_file and with_body else None
         return Sealed(row, message, stored, signature, stored_signature, token, chain_result, chain, descriptor)
 
     def audits(self, limit: int) -> list[AuditRecord]:
@@ -82,17 +87,21 @@ class Reader:
         found: list[AuditRecord] = []
         for first in list(reversed(self._store.segments))[:AUDIT_SEGMENTS_MAX]:
             newest: deque[AuditRecord] = deque(maxlen=limit - len(found))
-            for segment, written in self._store.records_from(first):
-                if segment != first:
-                    break
-                if written.kind == record.AUDIT:
-                    entry = record.decode_entry(written.kind, written.payload)
-                    if isinstance(entry, AuditEntry):
-                        newest.append(AuditRecord(written.sequence, written.at_us, entry.event, entry.caller, entry.facts))
+            with suppress(SegmentUnreadableError):  # the newer ones tell of it (`damage`)
+                self._audits_of(first, newest)
             found += reversed(newest)
             if len(found) >= limit:
                 break
         return found
+
+    def _audits_of(self, first: int, newest: deque[AuditRecord]) -> None:
+        for segment, written in self._store.records_from(first):
+            if segment != first:
+                return
+            if written.kind == record.AUDIT:
+                entry = record.decode_entry(written.kind, written.payload)
+                if isinstance(entry, AuditEntry):
+                    newest.append(AuditRecord(written.sequence, written.at_us, entry.event, entry.caller, entry.facts))
 
     def signature(self, sequence: int) -> tuple[SignatureEntry | CheckpointEntry, bytes]:
         """A signature or a checkpoint by its own sequence; of a signature the sealed content. Raises UnknownRecordError."""

@@ -6,13 +6,13 @@ In the recorder's loop; index and tree are asked in their thread. Names and cont
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 
-from appliance.errors import CorruptStateError, RefusedError
+from appliance.errors import RefusedError
 from appliance.messagelog import record
 from appliance.messagelog.checkpoints import Checkpoints, NotCheckpointedError
+from appliance.messagelog.damage import Damage
 from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.index import Row
@@ -22,7 +22,9 @@ from appliance.messagelog.proof import Proof
 from appliance.messagelog.readers import Readers
 from appliance.messagelog.reading import AUDITS_MAX, Reader, descriptor_for
 from appliance.messagelog.sealing import PARTY, QUERY
-from appliance.messagelog.store import Store, UnknownRecordError
+from appliance.messagelog.segments import UnknownRecordError
+from appliance.messagelog.store import Store
+from appliance.messagelog.stream import sealed_bytes
 from appliance.messagelog.wire import (
     WAIT_S_MAX,
     AuditRecord,
@@ -61,11 +63,10 @@ class ReadingService:
         checkpoints: Checkpoints,
         keys: DataKeys,
         disk: Disk,
-        stop: Callable[[BaseException], None],
+        damage: Damage,
     ) -> None:
-        """`stop`: ends the process; the log contradicts itself, and the next start says where."""
         self._readers, self._reader, self._store, self._tree = readers, reader, store, tree
-        self._follower, self._checkpoints, self._keys, self._disk, self._stop = follower, checkpoints, keys, disk, stop
+        self._follower, self._checkpoints, self._keys, self._disk, self._damage = follower, checkpoints, keys, disk, damage
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -90,7 +91,8 @@ class ReadingService:
         wanted = msgspec.msgpack.decode(payload, type=ListAudits)
         await self._readers.allow()
         limit = max(1, min(wanted.limit, AUDITS_MAX))
-        return await self._follower.ask(lambda _: self._reader.audits(limit))
+        with self._damage.judged(0):
+            return await self._follower.ask(lambda _: self._reader.audits(limit))
 
     async def list_records(self, caller: str, payload: bytes) -> list[RecordSummary]:
         wanted = msgspec.msgpack.decode(payload, type=ListRecords)
@@ -124,22 +126,37 @@ class ReadingService:
 
     async def whole(self, sequence: int) -> Reply:
         """The record with its body's descriptor, for whoever was admitted before."""
-        try:
-            content, descriptor = await self.content(sequence)
-        except CorruptStateError as error:
-            self._stop(error)
-            raise
+        content, descriptor = await self.content(sequence)
         return Reply(content, descriptor_for(descriptor))
 
-    async def content(self, sequence: int) -> tuple[RecordContent, int | None]:
+    async def content(self, sequence: int, *, with_body: bool = True) -> tuple[RecordContent, int | None]:
+        """Raises what `Damage.judged` and `Reader.sealed` raise, LogKeyAbsentError."""
+        with self._damage.judged(sequence):
+            sealed = await self._follower.ask(lambda _: self._reader.sealed(sequence, with_body=with_body))
+            try:
+                key, epoch = await self._keys.group_key(sealed.message.key), await self._keys.epoch(sealed.signature.epoch)
+                return sealed.opened(await self.named(sealed.row), key, epoch), sealed.descriptor
+            except BaseException:
+                if sealed.descriptor is not None:
+                    self._disk.close(sealed.descriptor)
+                raise
+
+    async def is_body_whole(self, sequence: int) -> bool:
+        """Whether the body's file is the one that was written; True where there is none. Raises what reading raises."""
         sealed = await self._follower.ask(lambda _: self._reader.sealed(sequence))
+        if sealed.descriptor is None:
+            return True
+        descriptor, digest = sealed.descriptor, sealed.message.file_digest
         try:
-            key, epoch = await self._keys.group_key(sealed.message.key), await self._keys.epoch(sealed.signature.epoch)
-            return sealed.opened(await self.named(sealed.row), key, epoch), sealed.descriptor
-        except BaseException:
-            if sealed.descriptor is not None:
-                self._disk.close(sealed.descriptor)
-            raise
+            if self._disk.size(descriptor) != sealed_bytes(sealed.message.body_bytes):
+                return False
+            if digest is None:
+                return True
+            return await asyncio.get_running_loop().run_in_executor(None, self._disk.sha256, descriptor) == digest
+        except OSError:
+            return False
+        finally:
+            self._disk.close(descriptor)
 
     async def stamped(self, sequence: int, wait_s: float) -> None:
         """Returns when the record has its stamp, or after the wait."""
@@ -157,7 +174,8 @@ class ReadingService:
         if not 0 < wanted.sequence <= self._store.position.sequence:
             raise UnknownRecordError(f"there is no record {wanted.sequence}")
         await self._checkpoints.covering(wanted.sequence)
-        proof: Proof = await self._follower.ask(lambda index: self._proof(wanted.sequence, index.offset(wanted.sequence)))
+        with self._damage.judged(wanted.sequence):
+            proof: Proof = await self._follower.ask(lambda index: self._proof(wanted.sequence, index.offset(wanted.sequence)))
         return proof.text
 
     def _proof(self, sequence: int, offset: int | None) -> Proof:

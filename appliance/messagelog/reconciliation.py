@@ -25,7 +25,7 @@ from appliance.messagelog import record
 from appliance.messagelog.disk import OsDisk
 from appliance.messagelog.record import MessageEntry, SignatureEntry, group_of
 from appliance.messagelog.recovery import ChainCheck
-from appliance.messagelog.store import SEGMENTS, segment_path
+from appliance.messagelog.segments import SEGMENTS, segment_path
 
 KEY_BYTES = 16
 LISTED_MAX = 1000

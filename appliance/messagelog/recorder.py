@@ -25,6 +25,7 @@ from appliance.messagelog import audit, growth, record
 from appliance.messagelog.bodies import Bodies, Claimed
 from appliance.messagelog.checkpoints import Checkpoints, Signer, is_news
 from appliance.messagelog.custodian import Custodian
+from appliance.messagelog.damage import Damage, OnDamage
 from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.disk import Disk, OsDisk
 from appliance.messagelog.entries import entry_of
@@ -34,6 +35,7 @@ from appliance.messagelog.growth import Growth
 from appliance.messagelog.index import AtStart, Index, OpenWork
 from appliance.messagelog.index_follower import IndexFollower
 from appliance.messagelog.log_tree import LogTree
+from appliance.messagelog.missing import Missing
 from appliance.messagelog.monitoring import Monitoring
 from appliance.messagelog.notices import Notices
 from appliance.messagelog.own_reading import OwnReading
@@ -98,13 +100,15 @@ class Recorder:
         on_rolled_back: Callable[[dict[str, str]], None],
         accounts: Accounts,
         *,
+        on_damage: OnDamage = lambda kind, facts: None,
         disk: Disk | None = None,
         start_worker: StartWorker = WorkerThread,
     ) -> None:
         """Checks the log from the newest checkpoint on and brings index and tree up to it: blocking, some seconds where all is followed.
 
-        Raises LogLockedError, BrokenLinkError, CheckpointContradictedError, SyncFailedError, LogFullError. `stop` ends the process: the
-        outcome of a write is unknown, or the log contradicts itself. It may be called in any thread and does not return, except in tests.
+        Raises LogLockedError, BrokenLinkError, SegmentUnreadableError, CheckpointContradictedError, SyncFailedError, LogFullError. `stop`
+        ends the process: the outcome of a write is unknown, or the log contradicts itself; it may be called in any thread and does not
+        return, except in tests. `on_damage`: a part of the log cannot be read, and the log goes on.
         """
         self._clock, self._log, self._stop = clock, log, stop
         self._disk = disk or OsDisk(root)
@@ -147,13 +151,15 @@ class Recorder:
         )
         self._on_rolled_back = on_rolled_back
         readers = Readers(accounts, self._commit.append)
+        self.damage = Damage(self.store, lambda: self.checkpoints.size, self._commit, stop, on_damage)
         self.reading = ReadingService(
-            readers, self._reader, self.store, self.tree, self._follower, self.checkpoints, self.keys, self._disk, stop
+            readers, self._reader, self.store, self.tree, self._follower, self.checkpoints, self.keys, self._disk, self.damage
         )
         self.own_reading = OwnReading(self.reading, readers, self._follower, self.keys, offered=settings.signed_documents)
         lent = (self.store, self._follower, self._commit, self.keys, self.reading, accounts, self.stamper.reached_us, log)
         self.custodian = Custodian(root, *lent)
         self.custodian.start(index)
+        self.missing = Missing(self.reading, self._follower, self._commit, self._disk.close, clock, log, on_damage)
         self.notices = Notices(self._commit, self._follower, self.keys, clock, log)
         self.monitoring = Monitoring(root, settings.operations_bytes_max, self.keys, clock, self.store.room, log)
         self.growth = Growth()
@@ -214,6 +220,7 @@ class Recorder:
             **self.own_reading.handlers(),
             **notices,
             **self.custodian.handlers(),
+            "archive_unreadable": self.missing.archive_unreadable,
             **self.monitoring.handlers(),
         }
 
@@ -227,6 +234,7 @@ class Recorder:
             group.create_task(self.checkpoints.run())
             group.create_task(self._watch_growth())
             group.create_task(self.notices.count())
+            group.create_task(self.damage.run())
             group.create_task(self._or_stop(self.keys.run()))
             group.create_task(self._or_stop(self.custodian.run()))
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Protocol, assert_never
 
 from appliance.clock import Clock
-from appliance.errors import UnverifiedError, XacbeError
+from appliance.errors import XacbeError
 from appliance.journal import event
 from appliance.messagelog import audit
 from appliance.messagelog.group_commit import GroupCommit
@@ -234,7 +234,7 @@ class Stamper:
         leaves = request.leaves
         if len(leaves) == 1:
             sequence, digest = leaves[0]
-            with suppress(UnverifiedError):  # what we cannot take apart is stamped as a batch of one: it must not hold others up
+            with suppress(XacbeError):  # what we cannot take apart, or read, is stamped as a batch of one: it must not hold others up
                 return hashlib.sha512(xades.signature_value(await self._document(sequence, digest))).digest(), None
         if len(leaves) <= LEAVES_INLINE_MAX:
             return imprint_of(leaves)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from appliance.clock import Clock
-from appliance.errors import CorruptStateError, RefusedError, UnavailableError, XacbeError
+from appliance.errors import CorruptStateError, XacbeError
 from appliance.messagelog import record
 from appliance.messagelog.disk import Disk
 from appliance.messagelog.groups import Draft, Group, LogFullError, Plan, Room, SignatureKey, plan
-from appliance.messagelog.record import SEGMENT_HEAD, BootEntry, BrokenLinkError, Position, Record
+from appliance.messagelog.record import SEGMENT_HEAD, BootEntry, Position
 from appliance.messagelog.recovery import ChainCheck, Checked, Start
+from appliance.messagelog.segments import BODIES, SEGMENTS, Segments, SegmentUnreadableError, body_path, segment_path
 
-SEGMENTS, BODIES = "segments", "bodies"
 LOCK = "lock"
 AUDIT_RESERVE, EVIDENCE_RESERVE = "reserve-audit", "reserve-evidence"
 """Half of the reserve each: two files, since what is merely free may be taken by a body that is just being written."""
@@ -38,18 +38,6 @@ class WriteFailedError(CorruptStateError):
     """A write failed otherwise than for want of room: what is on the disk is unknown."""
 
     kind = "disk.write_failed"
-
-
-class UnknownRecordError(RefusedError):
-    """There is no such record."""
-
-    kind = "log.unknown_record"
-
-
-class BodyUnreadableError(UnavailableError):
-    """A body's file cannot be opened: of another owner, or the disk fails. That ends this look at it, and no process."""
-
-    kind = "record.body_unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,31 +58,21 @@ class _Segment:
     size: int
 
 
-def segment_path(first_sequence: int) -> str:
-    return f"{SEGMENTS}/{first_sequence:020d}.log"
-
-
-def body_path(sequence: int) -> str:
-    return f"{BODIES}/{sequence:020d}.body"
-
-
 Walked = Callable[[int, Sequence[bytes]], None]
 """Told at start: the links of the records from the first one named on, a segment at a time."""
 
 
-class Store:
+class Store(Segments):
     """The log's files. Invariant: `position` is the last durable record, and every record up to it is linked."""
 
     def __init__(self, disk: Disk, limits: Limits, clock: Clock, new_salt: Callable[[], bytes]) -> None:
-        self._disk, self._limits, self._clock, self._new_salt = disk, limits, clock, new_salt
-        self._marks: dict[int, int] = {}
+        super().__init__(disk)
+        self._limits, self._clock, self._new_salt = limits, clock, new_salt
         self._current: _Segment | None = None
         self._known: OrderedDict[SignatureKey, int] = OrderedDict()
         self._unusable = self._locked = self._roll_asked = False
-        self._start: Start | None = None
         self._held: set[str] = set()
         """The halves of the reserve that occupy their room."""
-        self.position = Position()
         self.repaired_bytes = 0
         self.bytes = 0
 
@@ -119,14 +97,16 @@ class Store:
     ) -> ChainCheck:
         """Locks, checks every record, cuts a torn tail off, removes what no record names, and writes the BOOT record.
 
-        Raises LogLockedError, BrokenLinkError, SyncFailedError, LogFullError. The check remembers the links of the watched sequences.
+        Raises LogLockedError, BrokenLinkError, SegmentUnreadableError, SyncFailedError, LogFullError. The check remembers the links of the
+        watched sequences.
         `start`: only what comes after it is followed, if that record is still there; `walked` tells from which record on.
         `at_end`: called when every record fitted and nothing was changed yet; raises what ends the start.
         """
         self.lock()
         firsts = self._segments_found()
         if firsts:
-            self._disk.reload(segment_path(firsts[-1]))  # the last one alone may have bytes whose sync failed
+            with self.reading(firsts[-1]):
+                self._disk.reload(segment_path(firsts[-1]))  # the last one alone may have bytes whose sync failed
             self._disk.sync_directory(SEGMENTS)  # and a name that a killed process gave and had no time to sync
         begin = self._begin(start, firsts)
         self._start = None if begin is None else start
@@ -139,7 +119,9 @@ class Store:
                 continue
             before, last = check.position.sequence, first == firsts[-1]
             offset = begin[1] if begin is not None and first == begin[0] else SEGMENT_HEAD.size
-            checked = check.check(first, self._disk.view(segment_path(first)), last=last, offset=offset)
+            with self.reading(first):  # without it nobody knows where the log ends, or who asked for a replay: the start fails
+                data = self._disk.view(segment_path(first), offset)
+            checked = check.check(first, data, last=last, offset=offset)
             if walked is not None:
                 walked(before + 1, check.links)
             if last and at_end is not None:
@@ -176,7 +158,8 @@ class Store:
         segment = max((first for first in firsts if start is not None and first <= start.sequence), default=None)
         if start is None or segment is None:
             return None
-        data = self._disk.view(segment_path(segment))
+        with self.reading(segment):
+            data = self._disk.view(segment_path(segment), start.offset)
         mark = record.mark_of(data)
         found = None if mark is None or start.offset >= len(data) else record.read(data, start.offset, mark)
         if found is None or (found.sequence, found.link) != (start.sequence, start.link):
@@ -184,13 +167,22 @@ class Store:
         return segment, start.offset + found.size
 
     def _skip(self, first: int) -> None:
-        """A segment that lies wholly before the start. Raises BrokenLinkError where it has no head."""
-        data = self._disk.view(segment_path(first))
-        mark = record.mark_of(data)
-        if mark is None:
-            raise BrokenLinkError(first, 0, first, "the segment's head is damaged or of an unknown format")
-        self._marks[first] = mark
-        self.bytes += len(data)
+        """A segment that lies wholly before the start: only its head is looked at. Raises BrokenLinkError where it has none.
+
+        One that the disk does not give is told and passed over: the signed checkpoint behind it holds.
+        """
+        self._marks[first] = None
+        with suppress(SegmentUnreadableError):
+            self.mark_of(first)
+            with self.reading(first):
+                self.bytes += self._bytes_of(first)
+
+    def _bytes_of(self, first: int) -> int:
+        handle = self._disk.open_to_read(segment_path(first))
+        try:
+            return self._disk.size(handle)
+        finally:
+            self._disk.close(handle)
 
     def _take(self, checked: Checked, *, last: bool) -> None:
         """A segment that fits; from the last one a torn tail is cut off."""
@@ -367,77 +359,14 @@ class Store:
         while len(self._known) > SIGNATURES_KNOWN_MAX:
             self._known.popitem(last=False)
 
-    # -- reading; safe beside the writer, since what is durable never changes
-
-    @property
-    def segments(self) -> list[int]:
-        return sorted(self._marks)
-
-    @property
-    def closed(self) -> list[int]:
-        """First sequences of the segments that nobody writes to any more."""
-        return self.segments[:-1]
+    # -- for the custodian
 
     def roll(self) -> None:
         """The next group begins a segment: the one before it is closed then."""
         self._roll_asked = True
-
-    def last_of(self, first: int) -> int:
-        """The last record of the segment that begins with this one."""
-        return min((other for other in list(self._marks) if other > first), default=self.position.sequence + 1) - 1
 
     def replaced(self, first: int, saved_bytes: int) -> None:
         """A closed segment was written anew: offsets in it that were noted at start are of no use any more."""
         self.bytes -= saved_bytes
         if self._start is not None and self.segment_of(self._start.sequence) == first:
             self._start = None
-
-    def mark_of(self, first: int) -> int:
-        return self._marks[first]
-
-    def segment_of(self, sequence: int) -> int:
-        """First sequence of the segment that holds the record."""
-        return max((first for first in list(self._marks) if first <= sequence), default=0)
-
-    def read(self, sequence: int, offset: int) -> Record:
-        """One record, checked. Raises UnknownRecordError; BrokenLinkError where the bytes changed under us."""
-        if not 0 < sequence <= self.position.sequence:
-            raise UnknownRecordError(f"there is no record {sequence}")
-        first = self.segment_of(sequence)
-        path = segment_path(first)
-        head = self._disk.read(path, offset, record.HEAD.size)
-        if len(head) == record.HEAD.size:
-            size = min(record.size_of(head), record.PAYLOAD_BYTES_MAX * 3)
-            found = record.read(self._disk.read(path, offset, size), 0, self._marks[first])
-            if found is not None and found.sequence == sequence and found.fits_content:
-                return found
-        raise BrokenLinkError(first, offset, sequence, "not at its place any more")
-
-    def records_from(self, sequence: int, offset: int | None = None) -> Iterator[tuple[int, Record]]:
-        """(segment, record) from `sequence` on, up to the last durable one; `offset`: where that record lies, if known.
-
-        Raises BrokenLinkError where a record that was durable is none any more.
-        """
-        last, reached = self.position.sequence, sequence - 1
-        begins, begin = self.segment_of(sequence), self._start
-        if offset is None and begin is not None and begin.sequence <= sequence and self.segment_of(begin.sequence) == begins:
-            offset = begin.offset
-        for first in [first for first in self.segments if first >= begins]:
-            start = offset if offset is not None and first == begins else SEGMENT_HEAD.size
-            for found in record.records(self._disk.view(segment_path(first)), self._marks[first], start):
-                if found.sequence > last:
-                    return
-                if found.sequence >= sequence:
-                    reached = found.sequence
-                    yield first, found
-        if reached < last:
-            raise BrokenLinkError(self.segment_of(reached + 1), 0, reached + 1, "damaged, or not followed from an undamaged record")
-
-    def open_body(self, sequence: int) -> int:
-        """The descriptor of a body's file, for reading only: it goes to other processes. Raises UnknownRecordError, BodyUnreadableError."""
-        try:
-            return self._disk.open_to_read(body_path(sequence))
-        except FileNotFoundError:
-            raise UnknownRecordError(f"the body of record {sequence} is not kept any more") from None
-        except OSError as error:
-            raise BodyUnreadableError(f"the body of record {sequence}: {error.strerror}") from None

@@ -143,6 +143,7 @@ ROWS: dict[str, Row] = {
     "log.index_unavailable": _UNLOGGED,
     "log.key_absent": _UNLOGGED,
     "log.locked": _UNLOGGED,
+    "log.segment_unreadable": _UNLOGGED,
     "log.not_stamped": _UNSTAMPED,
     "log.replay_guard_full": _UNLOGGED,
     "log.stamps_overdue": _UNSTAMPED,

@@ -102,16 +102,17 @@ class Incidents:
 
     def unconfirmed(self, records: WriteUnconfirmed) -> None:
         facts = {"records": str(len(records.messages)), "delivered": str(len(records.delivered)), "first": str(min(records.messages))}
-        self._tell(audit.UNCONFIRMED, facts)
+        self.tell(audit.UNCONFIRMED, facts)
 
     def rolled_back(self, facts: dict[str, str]) -> None:
-        self._tell(audit.ROLLED_BACK, facts)
+        self.tell(audit.ROLLED_BACK, facts)
 
-    def _tell(self, kind: str, facts: dict[str, str]) -> None:
+    def tell(self, kind: str, facts: dict[str, str]) -> None:
         self._untold.append(Incident(kind, "recorder", self._clock.now_us(), facts))
         self._told.set()
 
-    async def tell(self) -> None:
+    async def run(self) -> None:
+        """For ever."""
         while True:
             await self._told.wait()
             self._told.clear()
@@ -150,7 +151,10 @@ def parts(
         return found
 
     told = (incidents.unconfirmed, incidents.rolled_back)
-    recorder = Recorder(state / "log", settings, clock, trust, signer, log, stop, *told, accounts, disk=disk, start_worker=start_worker)
+    where, asks = state / "log", (trust, signer)
+    recorder = Recorder(
+        where, settings, clock, *asks, log, stop, *told, accounts, on_damage=incidents.tell, disk=disk, start_worker=start_worker
+    )
     grace = Grace(state, recorder, log)
     server = LocalServer("recorder", recorder.handlers(), at_once={"append": recorder.append_at_once})
 
@@ -161,7 +165,7 @@ def parts(
         server.serve(listeners),
         recorder.run(),
         grace.follow(),
-        incidents.tell(),
+        incidents.run(),
         announce_forever(state, "recorder", clock, describe),
     ]
 

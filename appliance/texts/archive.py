@@ -81,6 +81,14 @@ ARCHIVE_TEXTS: dict[str, tuple[str, str]] = {
         "a remote target does not have the archive yet",
     ),
     "kind.archive.no_such_cargo": ("ese archivo ya no espera al mensajero", "that archive does not wait for the courier any more"),
+    "kind.archive.unreadable": (
+        "un mensaje no se puede leer; si sigue así una hora, el archivo lo nombra y continúa",
+        "a message cannot be read; if it stays so for an hour, the archive names it and goes on",
+    ),
+    "kind.archive.missing": (
+        "un mensaje, o su cuerpo, no se pudo leer: falta en los archivos y no se borra",
+        "a message, or its body, could not be read: archives lack it, and it is not erased",
+    ),
     "kind.archive.failing": (
         "hace mucho que no se puede archivar: nada se borra y el disco se llena",
         "archiving has failed for long: nothing is erased and the disk fills",

@@ -74,6 +74,14 @@ KIND_TEXTS: dict[str, tuple[str, str]] = {
         "the log is not the one that the box signed: records are missing or were changed",
     ),
     "kind.log.tile_missing": ("falta una parte del árbol del registro; se rehace al reiniciar", "a tile of the log's tree is missing"),
+    "kind.log.segment_unreadable": (
+        "el disco falla donde está esa parte de la bitácora; lo demás sigue",
+        "the disk fails where that part of the log lies; the rest goes on",
+    ),
+    "kind.log.damaged": (
+        "una parte de la bitácora no se puede leer o fue alterada; revise el disco y xacbe log audit",
+        "a part of the log cannot be read or was changed; look at the disk, and at xacbe log audit",
+    ),
     "kind.record.broken_link": (
         "un registro no corresponde: alguien o algo cambió la bitácora",
         "a record does not fit: the log was changed",

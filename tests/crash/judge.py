@@ -17,7 +17,7 @@ from appliance.messagelog.inspection import Trust, inspect
 from appliance.messagelog.record import AuditEntry, MessageEntry, Record, SignatureEntry
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.sealing import epoch_of, open_message
-from appliance.messagelog.store import body_path
+from appliance.messagelog.segments import body_path
 from appliance.messagelog.stream import BodyCipher
 from tests.crash.load import crash_box
 from tests.crash.marks import AUDIT, ERASED, LARGE, MESSAGE, Acknowledged, body_of, query_id

@@ -11,7 +11,8 @@ from appliance.errors import XacbeError
 from appliance.messagelog import record
 from appliance.messagelog.groups import Draft, Written
 from appliance.messagelog.record import MessageEntry
-from appliance.messagelog.store import BODIES, Limits, Store, body_path
+from appliance.messagelog.segments import BODIES, body_path
+from appliance.messagelog.store import Limits, Store
 from tests.fakes.disk import Disk, Inode
 from tests.messagelog.drafts import StillClock, audit, message, signature
 

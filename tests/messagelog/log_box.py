@@ -16,6 +16,7 @@ import msgspec
 
 from appliance.access.roles import AUDITOR, Account
 from appliance.errors import UnavailableError
+from appliance.messagelog.disk import Disk
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.stamping import WriteUnconfirmed
 from appliance.messagelog.stream import BodyCipher
@@ -78,9 +79,11 @@ class LogBox:
         self.authority = Authority(self.workshop, self.clock)
         self.signer = LogKey(self.clock)
         self.rolled_back: list[dict[str, str]] = []
+        self.damage: list[tuple[str, dict[str, str]]] = []
         self.accounts = [Account(OWN_USER, (AUDITOR,))]
         self.unconfirmed: list[WriteUnconfirmed] = []
         self.stopped: list[BaseException] = []
+        self.disk: Disk | None = None
         self.hears_time = True
         """Whether the trust agent has just heard a signed time when a recorder starts."""
 
@@ -101,6 +104,8 @@ class LogBox:
             self.unconfirmed.append,
             self.rolled_back.append,
             self._accounts,
+            on_damage=lambda kind, facts: self.damage.append((kind, facts)),
+            disk=self.disk,
         )
         if self.hears_time:
             now_us = self.clock.now_us()

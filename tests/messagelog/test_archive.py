@@ -38,7 +38,7 @@ class Direct:
     """The archivist's way to a recorder in the same process: requests and answers are encoded as on the socket."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._handlers = recorder.custodian.handlers()
+        self._handlers = recorder.handlers()
 
     async def call(self, operation: str, request: Any = None, answer: Any = None, timeout_s: float = 1.0) -> Any:
         made = await self._handlers[operation]("archivist", msgspec.msgpack.encode(request))

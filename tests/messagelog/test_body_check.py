@@ -15,7 +15,7 @@ from appliance.messagelog.custody import PENDING
 from appliance.messagelog.inspection import Findings, Trust, inspect
 from appliance.messagelog.record import MessageEntry
 from appliance.messagelog.recorder import Recorder
-from appliance.messagelog.store import BodyUnreadableError
+from appliance.messagelog.segments import BodyUnreadableError
 from tests.messagelog import forger
 from tests.messagelog.log_box import LogBox, append, played, read
 from tests.messagelog.test_retention import DAY_S, confirm, erase, large, next_archive

@@ -14,7 +14,7 @@ import pytest
 from appliance.errors import UnavailableError
 from appliance.messagelog.own_reading import DownloadsOffError, TooManyDocumentsError
 from appliance.messagelog.recorder import Recorder
-from appliance.messagelog.store import UnknownRecordError
+from appliance.messagelog.segments import UnknownRecordError
 from appliance.messagelog.wire import OWN_MAX, FindOwn, ReadOwn, RecordContent, RecordSummary
 from appliance.net.local_server import Reply
 from appliance.topology import CONSOLE, may_call

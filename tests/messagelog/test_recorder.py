@@ -20,8 +20,8 @@ from appliance.messagelog.disk import LogLockedError, OsDisk
 from appliance.messagelog.record import AuditEntry, BrokenLinkError
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.replay import MessageReplayedError, ReplayGuard, ReplayGuardFullError
+from appliance.messagelog.segments import UnknownRecordError
 from appliance.messagelog.stamping import NotStampedError, TrustAgentAwayError
-from appliance.messagelog.store import UnknownRecordError
 from appliance.messagelog.wire import Append, Audit, BodyFile, ListRecords, OpenBody
 from appliance.seal.verify import verify_container
 from tests.messagelog.drafts import EPOCH, HOUR_US

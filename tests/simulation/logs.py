@@ -18,7 +18,7 @@ from appliance.messagelog.data_keys import DataKeys
 from appliance.messagelog.inspection import Findings, Trust, inspect
 from appliance.messagelog.record import CheckpointEntry, MessageEntry, OutageEntry, Record, SignatureEntry, StampEntry, UnconfirmedEntry
 from appliance.messagelog.sealing import epoch_of, open_message
-from appliance.messagelog.store import body_path
+from appliance.messagelog.segments import body_path
 from appliance.messagelog.stream import BodyCipher
 from appliance.trust.global_configuration import ApprovedTsa
 from tests.simulation.box import Box, SimToken

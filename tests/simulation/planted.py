@@ -11,8 +11,9 @@ from typing import Any
 from appliance.access.rights import Decision, RightsTable
 from appliance.errors import UnverifiedError
 from appliance.exchange import client_side, evidence, provider_side
+from appliance.messagelog.segments import segment_path
 from appliance.messagelog.stamping import StampQueue, Waiting
-from appliance.messagelog.store import Store, segment_path
+from appliance.messagelog.store import Store
 from appliance.messagelog.wire import Seal
 from tests.simulation.world import World
 
