@@ -24,7 +24,7 @@ from appliance.messagelog.record import AuditEntry, BrokenLinkError, Buffer
 from appliance.messagelog.recorder import Recorder
 from appliance.messagelog.segments import SegmentUnreadableError, body_path, segment_path
 from appliance.messagelog.wire import AuditRecord
-from appliance.net.local_sockets import called_by
+from appliance.net.local_server import called_by
 from appliance.seal.verify import verify_container
 from tests.messagelog.log_box import SUBSYSTEMS, LogBox, append, played, read, until_stamped
 from tests.messagelog.test_archive import Direct, archivist, opened

@@ -437,6 +437,7 @@ def _curtain(world: World) -> None:
         box.close()
     asyncio.set_event_loop(None)
     loop.close()
+    logging.getLogger(f"simulation.{world.scenario.seed}").handlers = []  # loggers are kept for ever, and the whole world with this one's
 
 
 @contextlib.contextmanager
