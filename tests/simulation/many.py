@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
@@ -11,18 +10,11 @@ from tests.simulation.planted import BUGS
 from tests.simulation.world import Report, quiet, run
 
 BATCH = 25
-COLLECT_AFTER = 5
-"""Runs between two collections: each leaves some 80 descriptors and 9 MB in cycles, which Python's own pace leaves for a minute."""
 
 
 def _batch(seeds: range, planted: str) -> list[Report]:
-    done = []
     with quiet():
-        for seed in seeds:
-            done.append(run(seed, judge, bug=BUGS[planted]) if planted else run(seed, judge))
-            if len(done) % COLLECT_AFTER == 0:
-                gc.collect()
-    return done
+        return [run(seed, judge, bug=BUGS[planted]) if planted else run(seed, judge) for seed in seeds]
 
 
 def reports(seeds: range, jobs: int, planted: str = "") -> Iterator[Report]:

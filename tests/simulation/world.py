@@ -402,8 +402,13 @@ def run(seed: int, judge: Judge, *, traced: bool = False, bug: Bug = contextlib.
     base = memory if memory.is_dir() else None
     with quiet(), tempfile.TemporaryDirectory(prefix="xacbe-simulation-", dir=base) as directory:
         town = the_town(_town_directory(base))
-        with seeded(str(seed)):
-            return _played(plan.scenario(seed), town, Path(directory), judge, traced, bug)
+        gc.disable()  # what a dead process left open is closed between the runs: within the next, its number may be somebody else's by then
+        try:
+            with seeded(str(seed)):
+                return _played(plan.scenario(seed), town, Path(directory), judge, traced, bug)
+        finally:
+            gc.enable()
+            gc.collect()
 
 
 def _played(scenario: Scenario, town: Town, root: Path, judge: Judge, traced: bool, bug: Bug) -> Report:
@@ -442,7 +447,7 @@ def _curtain(world: World) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Killed processes leave open sockets and half-run coroutines behind: here that is the point. Around many runs: one collection."""
+    """Killed processes leave open sockets and half-run coroutines behind: here that is the point."""
     if _quiet:
         yield
         return
