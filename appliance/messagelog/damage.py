@@ -40,6 +40,7 @@ class Damage:
         """`covered`: how many records the newest checkpoint covers."""
         self._segments, self._covered, self._commit, self._stop, self._on_damage = segments, covered, commit, stop, on_damage
         self._told: set[int] = set()
+        self._telling = asyncio.Lock()
 
     @contextmanager
     def judged(self, sequence: int) -> Iterator[None]:
@@ -62,13 +63,13 @@ class Damage:
 
     async def tell(self) -> None:
         """Each segment once: what went wrong there first. Kept for the next look while the log takes no record."""
-        for first, error in list(self._segments.troubles.items()):
-            if first in self._told:
-                continue
-            facts = {"segment": str(first), "kind": error.kind, "reason": audit.cut(str(error))}
-            self._told.add(first)
-            if not await tell(self._commit.append, audit.DAMAGED, facts, self._on_damage):
-                self._told.discard(first)
+        async with self._telling:
+            for first, error in list(self._segments.troubles.items()):
+                if first in self._told:
+                    continue
+                facts = {"segment": str(first), "kind": error.kind, "reason": audit.cut(str(error))}
+                if await tell(self._commit.append, audit.DAMAGED, facts, self._on_damage):
+                    self._told.add(first)
 
 
 async def tell(append: Callable[[Draft], Awaitable[object]], event: str, facts: dict[str, str], on_damage: OnDamage) -> bool:
