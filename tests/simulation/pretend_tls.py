@@ -110,13 +110,10 @@ class SimDialer(Dialer):
 class CalmMachine:
     """The relay's `Pressure`: the real one measures this machine, which has nothing to do with the run."""
 
-    def __init__(self) -> None:
-        self.high = False
-
-    async def run(self, turned: Callable[[], None]) -> None:
+    async def run(self, looked: Callable[[bool], None]) -> None:
         while True:
             await asyncio.sleep(SAMPLE_S)
-            turned()
+            looked(False)
 
 
 class SimListener(Listener):
