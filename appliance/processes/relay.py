@@ -130,7 +130,7 @@ class Relay:
         self.threads = HandshakeThreads()
         self.sealing = Sealing(clock, log, signer, self.trust, group)
         self.pressure = network.pressure()
-        self.turns = Turns(clock.monotonic_s)
+        self.turns = Turns(lambda: self.pressure.high, clock.monotonic_s)
         self.gates = Gates(relay.exchanges_max, self.turns)
         self.peers = PeerTrust(clock)
         self.refusals = Refusals(log, recorder, self.counters, relay.fault_spelling, clock)
@@ -185,7 +185,7 @@ class Relay:
         self._group.create_task(self.courier.run())
         self._group.create_task(self.monitor.run())
         self._group.create_task(self.machine.run())
-        self._group.create_task(self.pressure.run(self.turns.looked))
+        self._group.create_task(self.pressure.run(self.turns.look_again))
         limits, for_systems = _limits(self._settings), _limits(self._settings, absolute_targets=True)
         listener = self._network.listener
         plain = listener(

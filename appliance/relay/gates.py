@@ -38,7 +38,7 @@ class Gates:
 
     def __init__(self, exchanges_max: int, turns: Turns | None = None, held_bytes_max: int = HELD_BYTES_MAX) -> None:
         self._max, self._share = exchanges_max, max(1, exchanges_max // 4)
-        self._turns = turns or Turns(lambda: 0.0)
+        self._turns = turns or Turns(lambda: False, lambda: 0.0)
         self.running = self.arriving = self.held_bytes = 0
         self._held_max = held_bytes_max
         self._held_by: Counter[str] = Counter()

@@ -1,17 +1,16 @@
 """Who has to wait while there is more to do than the machine can: a caller that asks for far more than all others waits, the others do not.
 
 Every exchange passes one event loop, and whoever has two hundred under way stands there two hundred times before somebody who has one.
-So under pressure a caller that has EVEN or more under way, and TIMES as much as any other, waits for one of its own to end. Once the
-processor has time left the multiple grows look by look (GROWS), and shrinks as soon as it has none. Nobody waits where there was no
-pressure for a while (a slow token needs many at once to be used well), nor who is alone. To let all go on at the first look without
-pressure, and stop them at the next, costs the others more: their p99 was 4.7 to 6.5 times what it is without the heavy caller, with
-steps 2.2 to 2.7 (measured by turns on one machine, otherwise idle: `tests/boxes/test_floods.py`); steps of 1.5 are too large.
+So under pressure a caller that has EVEN or more under way, and TIMES as much as any other, waits for one of its own to end. Nobody waits
+while the processor has time left (a slow token needs many at once to be used well), nor who is alone. A multiple that grows and shrinks
+with the pressure was tried: steps of 1.5 were worse for the others on a busy machine (their p99 1.9 to 3.2 times what it is without the
+heavy caller, here 1.4 to 1.5); steps of 1.1 better on an idle one (2.2 to 2.7; here 4.7 to 6.5), but they made a burst wait ten seconds
+after a pressure that had long ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -20,13 +19,8 @@ import psutil
 
 EVEN = 4
 """Exchanges that anybody may have under way, whatever the others have: they cost the next one in the row some milliseconds."""
-TIMES = 2.0
-"""Under pressure a caller may have so many times what the next one has."""
-GROWS = 1.1
-SHRINKS = 0.5
-"""What the multiple is taken by at each look without and with pressure."""
-TIMES_MAX = 128.0
-"""Beyond it nobody waits: some twenty seconds after the pressure has ended."""
+TIMES = 2
+"""A caller may have so many times what the next one has."""
 WAIT_S_MAX = 10.0
 """Then it is told that we are busy, and somebody else may serve it. Far below the 90 s that a box waits for another's answer, and long
 enough for a burst of some hundred to pass four at a time; with 2 s a twentieth of such a burst was refused.
@@ -45,16 +39,20 @@ CALLERS_MAX = 4096
 class Pressure:
     """Whether processors are short, looked at twice a second."""
 
-    async def run(self, looked: Callable[[bool], None]) -> None:
-        """For ever. `looked` is told after each look."""
+    def __init__(self) -> None:
+        self.high = False
+
+    async def run(self, turned: Callable[[], None]) -> None:
+        """For ever. `turned` is called after each look."""
         before = _processors()
         own_s, at_s = time.process_time(), time.monotonic()
         while True:
             await asyncio.sleep(SAMPLE_S)
             now_own_s, now_s, now = time.process_time(), time.monotonic(), _processors()
             own = (now_own_s - own_s) / (now_s - at_s)
-            looked(max(own, _share(before, now)) >= PRESSED_SHARE)
+            self.high = max(own, _share(before, now)) >= PRESSED_SHARE
             own_s, at_s, before = now_own_s, now_s, now
+            turned()
 
 
 def _processors() -> tuple[float, float] | None:
@@ -81,9 +79,8 @@ def _share(before: tuple[float, float] | None, now: tuple[float, float] | None) 
 class Turns:
     """Invariant: who `enter`ed is counted until it `leave`s; a caller's messages enter in the order in which they came."""
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s = now_s
-        self._times = math.inf
+    def __init__(self, pressed: Callable[[], bool], now_s: Callable[[], float]) -> None:
+        self._pressed, self._now_s = pressed, now_s
         self._under_way: Counter[str] = Counter()
         self._seen_s: dict[str, float] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
@@ -118,12 +115,8 @@ class Turns:
             del self._under_way[who]
         self._next(who)
 
-    def looked(self, pressed: bool) -> None:
-        """At the processors; neighbours may have gone as well."""
-        if pressed:
-            self._times = max(TIMES, self._times * SHRINKS) if self._times < math.inf else TIMES
-        else:
-            self._times = self._times * GROWS if self._times < TIMES_MAX else math.inf
+    def look_again(self) -> None:
+        """Pressure or neighbours may have gone."""
         for who in list(self._waiting):
             self._next(who)
 
@@ -134,11 +127,11 @@ class Turns:
 
     def _may(self, who: str) -> bool:
         own = self._under_way[who]
-        if own < EVEN or self._times == math.inf:
+        if own < EVEN or not self._pressed():
             return True
         since_s = self._now_s() - RECENT_S
         others = [self._under_way[one] for one, at_s in self._seen_s.items() if one != who and at_s >= since_s]
-        return not others or own < self._times * max(others)
+        return not others or own < TIMES * max(others)
 
     def _next(self, who: str) -> None:
         queue = self._waiting.get(who)

@@ -110,10 +110,13 @@ class SimDialer(Dialer):
 class CalmMachine:
     """The relay's `Pressure`: the real one measures this machine, which has nothing to do with the run."""
 
-    async def run(self, looked: Callable[[bool], None]) -> None:
+    def __init__(self) -> None:
+        self.high = False
+
+    async def run(self, turned: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(SAMPLE_S)
-            looked(False)
+            turned()
 
 
 class SimListener(Listener):
