@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -50,18 +51,21 @@ def failures_of(kind: type[Disk], *, code: int = errno.EIO) -> list[str]:
     return found
 
 
+def cut_before(kind: type[CuttingDisk], n: int) -> tuple[CuttingDisk, Promises]:
+    """A run that ends before its operation `n`, and what it had promised until then."""
+    disk, promises = kind(), Promises()
+    disk.cut_at = n
+    with suppress(PowerCut):
+        workload(opened(disk), disk, promises)
+    return disk, promises
+
+
 def cuts_of(kind: type[CuttingDisk], seed: int, *, states: int = 3) -> list[str]:
     """The power goes before every operation in turn; several random states of what was not synced."""
     found = []
     chance = random.Random(seed)  # noqa: S311  not for secrets
     for n in range(1, operations_of_a_whole_run() + 2):
-        disk = kind()
-        disk.cut_at = n
-        promises = Promises()
-        try:
-            workload(opened(disk), disk, promises)
-        except PowerCut:
-            pass
+        disk, promises = cut_before(kind, n)
         for kept in (0.0, 0.5, 0.9)[:states]:
             found += [f"{n} ({kept}): {broken}" for broken in broken_promises(disk.crashed(chance, kept=kept), promises)]
     return found
@@ -71,13 +75,7 @@ def kills_then_power_cuts(kind: type[CuttingDisk]) -> list[str]:
     """The process dies before every operation in turn, the next one goes on with what it sees, and then the power goes."""
     found = []
     for n in range(1, operations_of_a_whole_run() + 2):
-        disk = kind()
-        disk.cut_at = n
-        promises = Promises()
-        try:
-            workload(opened(disk), disk, promises)
-        except PowerCut:
-            pass
+        disk, promises = cut_before(kind, n)
         again = disk.restarted()
         workload(opened(again), again, promises, rounds=1)
         found += [f"{n}: {broken}" for broken in broken_promises(again.crashed(random.Random(n), kept=0), promises)]  # noqa: S311  not for secrets
